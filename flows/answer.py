@@ -1,0 +1,41 @@
+"""The main path: a file of prompts in, a file of answers and a bill out. Each line is a stage; each stage can resume.
+
+`step` runs a stage: as a plain call, or as a Prefect task (flows.orchestrate). Nothing here depends on which.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from flows.lane import answer_lane, lanes_to_run
+from flows.limits import StopReason
+from flows.open import open_work
+from flows.progress import Progress
+from flows.receipt import Receipt, take_receipt
+from flows.stages import admit, collapse, publish, route
+from serving.config import Job
+
+
+class Step(Protocol):
+    """Runs one stage with its arguments and hands back what it returns."""
+
+    def __call__(self, stage: Callable[..., Any], /, *arguments: Any) -> Any: ...
+
+
+def run_here(stage: Callable[..., Any], /, *arguments: Any) -> Any:
+    return stage(*arguments)
+
+
+def answer(job: Job, runs: Path, progress: Progress, step: Step = run_here) -> Receipt:
+    """Run or resume a job. A finished one is only read: no engine, no byte changed."""
+    work = open_work(job, runs, progress)
+    if work.finished:
+        return take_receipt(work.run, StopReason.NONE)
+    with work.held():
+        step(admit, work)
+        step(collapse, work)
+        step(route, work)
+        for lane in lanes_to_run(work):
+            step(answer_lane, work, lane)
+        step(publish, work)
+    return take_receipt(work.run, work.stopped)

@@ -1,0 +1,192 @@
+"""The command `gristmill`: arguments in, exit codes out. Bad input ends in one clear line, never in a traceback."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from serving.environment import settle
+
+STATE = Path(".gristmill")
+MODELS = Path("models")
+BUILT_IN = "the built-in models: SmolLM2-135M-Instruct (full and INT8) and all-MiniLM-L6-v2"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    settle(STATE.resolve())
+    return _in_words(lambda: options.command(options))
+
+
+def _in_words(command: Callable[[], int]) -> int:
+    """Run a command; turn what can go wrong into its exit code and a line that names the thing and the way out."""
+    from flows.faults import EXIT_CODE_OF_FAULT
+
+    try:
+        return command()
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        return 130
+    except tuple(EXIT_CODE_OF_FAULT) as fault:
+        print(f"gristmill: {fault}", file=sys.stderr)
+        return next(code for kind, code in EXIT_CODE_OF_FAULT.items() if isinstance(fault, kind))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gristmill", description="A file of prompts in, a file of answers and a bill out.")
+    parser.add_argument("--version", action="version", version=f"gristmill {version('gristmill')}")
+    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("GRISTMILL_RUNS", "runs")), help="run folders")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _add(commands, "run", _run, "run or resume a job")
+    _job_arguments(run)
+    run.add_argument("--prefect", action="store_true", help="as a Prefect flow (also if PREFECT_API_URL is set)")
+    run.add_argument("--quiet", action="store_true", help="only the receipt")
+
+    for name, command, what in (
+        ("status", _status, "where a run stands"),
+        ("verify", _verify, "recompute every hash, count and sum of a run"),
+        ("export", _export, "write a run's results.jsonl and errors.jsonl again"),
+    ):
+        of_run = _add(commands, name, command, what)
+        of_run.add_argument("run", nargs="?", default="latest", help="run id or the start of one (default: the latest)")
+
+    costs = _add(commands, "costs", _costs, "ask the ledger; bare, list its questions")
+    costs.add_argument("name", nargs="?", help="a named query")
+    costs.add_argument("--sql", help="a SELECT statement of your own")
+    costs.add_argument("--format", choices=("table", "csv", "json"), default="table")
+
+    models = _add(commands, "models", _models, "local model folders")
+    actions = models.add_subparsers(required=True, metavar="ACTION", dest="action")
+    actions.add_parser("list", help="what is there")
+    actions.add_parser("prepare", help=BUILT_IN)
+    quantize = actions.add_parser("quantize", help="make an INT8 (W8A8) variant of a folder")
+    quantize.add_argument("source", type=Path)
+    quantize.add_argument("target", type=Path)
+
+    schedule = _add(commands, "schedule", _schedule, "serve a job as a Prefect deployment, on a cron")
+    _job_arguments(schedule)
+    schedule.add_argument("--cron", required=True, help='such as "0 2 * * *"')
+
+    _add(commands, "doctor", _doctor, "what this machine can run")
+    return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    what: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=what, description=what)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _job_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", type=Path, help="a job file (TOML)")
+    parser.add_argument("--input", help="another input than the job's dataset.path")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="override a key of the job file")
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    from serving.config import as_override
+
+    given = [as_override("dataset.path", options.input)] if options.input is not None else []
+    return [*given, *options.set]
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flows.answer import answer
+    from flows.progress import progress_for
+    from serving.config import load_job
+
+    overrides = _overrides(options)
+    job = load_job(options.job, overrides)
+    progress = progress_for(job.budget.usd, options.quiet)
+    try:
+        if options.prefect or os.environ.get("PREFECT_API_URL"):
+            from flows.orchestrate import answer_as_flow
+
+            receipt = answer_as_flow(options.job, overrides, options.runs, progress)
+        else:
+            receipt = answer(job, options.runs, progress)
+    finally:
+        progress.end()
+    print(receipt)
+    return receipt.exit_code
+
+
+def _status(options: argparse.Namespace) -> int:
+    from flows.status import status_of
+    from serving.store.run import find_run
+
+    print(status_of(find_run(options.runs, options.run)))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from serving.store.run import find_run
+    from serving.store.verify import verify
+
+    run = find_run(options.runs, options.run)
+    checked = verify(run)
+    print(f"{run.run_id}: {checked.files} files, {checked.rows} settled rows, every hash, count and sum as written")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from serving.store.export import export
+    from serving.store.ledger import open_ledger
+    from serving.store.run import find_run
+
+    run = find_run(options.runs, options.run)
+    with open_ledger(options.runs) as ledger:
+        for file in export(run, ledger):
+            print(file)
+    return 0
+
+
+def _costs(options: argparse.Namespace) -> int:
+    from flows.costs import costs
+
+    print(costs(options.runs, options.name, options.sql, options.format))
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from flows import models
+
+    say = sys.stderr.write
+    if options.action == "prepare":
+        models.prepare(MODELS, STATE / "wheels", lambda message: print(message, flush=True))
+    elif options.action == "quantize":
+        models.quantize(options.source, options.target)
+    print(models.table(MODELS, lambda refusal: say(f"{refusal}\n")))
+    return 0
+
+
+def _schedule(options: argparse.Namespace) -> int:
+    from flows.schedule import serve
+    from serving.config import load_job
+
+    overrides = _overrides(options)
+    load_job(options.job, overrides)  # what is wrong with it should be said now, not at two in the morning
+    serve(options.job, overrides, options.runs, options.cron)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from flows.doctor import report
+
+    print(report(MODELS))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

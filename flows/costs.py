@@ -1,0 +1,80 @@
+"""`gristmill costs`: a question to the ledger, answered as a table, CSV or JSON."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from serving.store.ledger import Answer, BadQuery, ask, named_queries, open_ledger, write_ledger
+
+
+def costs(runs: Path, name: str | None, sql: str | None, form: str) -> str:
+    """The answer to a named query, or to a SELECT; without either the list of the named queries."""
+    if name is not None and sql is not None:
+        raise BadQuery("give a name or --sql, not both")
+    if name is None and sql is None:
+        queries = named_queries().values()
+        return _formed(Answer(["name", "question"], [(query.name, query.question) for query in queries]), form)
+    statement = sql if sql is not None else _named(name or "")
+    if runs.is_dir():
+        write_ledger(runs)
+    with open_ledger(runs) as ledger:
+        return _formed(ask(ledger, statement), form)
+
+
+def _named(name: str) -> str:
+    known = named_queries()
+    if name not in known:
+        raise BadQuery(f"no query is named {name!r}; known: {', '.join(known)}")
+    return known[name].sql
+
+
+def _formed(answer: Answer, form: str) -> str:
+    if form == "json":
+        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+        return json.dumps(rows, indent=1, ensure_ascii=False, default=str)
+    if form == "csv":
+        sheet = io.StringIO()
+        csv.writer(sheet, lineterminator="\n").writerows([answer.columns, *(map(_cell, row) for row in answer.rows)])
+        return sheet.getvalue().rstrip("\n")
+    return _table(answer)
+
+
+def _table(answer: Answer) -> str:
+    """Plain columns, numbers to the right, so that it reads the same in a terminal, a log and a mail."""
+    rows = [answer.columns, *([_shown(value) for value in row] for row in answer.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(answer.columns))]
+    numeric = [
+        any(row[column] is not None for row in answer.rows)
+        and all(row[column] is None or _is_number(row[column]) for row in answer.rows)
+        for column in range(len(answer.columns))
+    ]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return not isinstance(value, str)
+
+
+def _shown(value: object) -> str:
+    """A value on one line, with control characters escaped: a dataset's text must not drive the terminal."""
+    text = "" if value is None else str(value)
+    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return text if len(text) <= 72 else text[:69] + "..."
+
+
+def _cell(value: object) -> object:
+    """A spreadsheet runs a cell that begins like a formula; an apostrophe keeps it text."""
+    starts = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(starts) else value

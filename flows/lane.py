@@ -1,0 +1,239 @@
+"""One lane, start to end: its pending representatives in prefix order, an engine, and settlement as answers arrive."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.open import Work
+from optimizer.cost import share_out, usd_of_time, usd_of_tokens
+from optimizer.order import prefix_order
+from serving.engines.open import RunningEngine, open_engine
+from serving.records import (
+    Charge,
+    Completion,
+    Endpoint,
+    EngineDied,
+    Lane,
+    Outcome,
+    Overhead,
+    Request,
+    Settled,
+    Source,
+    Usage,
+)
+from serving.store.durable import make_folder
+from serving.store.schemas import MEMBERS, REQUESTS, ROUTES, request_from_columns
+from serving.store.segments import read_rows
+
+SEAL_ROWS = 256  # a durable segment of so many rows costs some 12 ms
+SEAL_S = 2.0  # and no finished row waits longer than this to be durable
+FEED_ROWS = 256  # how many requests are decoded at a time
+LEAST_WASTE_S = 0.1  # less than this since the last seal is the engine's own ending
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A row that an answer goes to."""
+
+    row: int
+    custom_id: str
+    endpoint: Endpoint
+    source: Source
+
+
+@dataclass(slots=True)
+class Settlement:
+    """Collects finished requests and seals them with their charges, together with every row that shares the answer."""
+
+    work: Work
+    lane: Lane
+    engine: RunningEngine
+    members: dict[int, list[Member]]
+    overheads: list[Overhead]
+    _waiting: list[Completion] = field(default_factory=list)
+    _sealed_at: float = field(default_factory=time.monotonic)
+
+    def add(self, completion: Completion) -> None:
+        self.work.limits.reserve(completion.row, _usd_of_tokens(self.work, completion.usage))
+        self._waiting.append(completion)
+        if len(self._waiting) >= SEAL_ROWS or time.monotonic() - self._sealed_at >= SEAL_S:
+            self.seal()
+
+    def seal(self) -> None:
+        """One durable step: the rows, what they cost, and the overheads that came before them."""
+        span_s = self.work.limits.lap()
+        usages = [completion.usage for completion in self._waiting]
+        rates = self.engine.rates
+        charges = share_out(span_s, self.work.price, usages, rates)
+        overheads = list(self.overheads)
+        if not charges:
+            overheads.append(_overhead(self.work, "waste", self.lane, span_s))
+        rows = [
+            row
+            for completion, charge in zip(self._waiting, charges, strict=True)
+            for row in self._settle(completion, charge)
+        ]
+        figures = {
+            "lane": self.lane.name,
+            "seconds": span_s if charges else 0.0,
+            "rates": asdict(rates) if rates else None,
+            "sealed_unix_s": round(time.time(), 3),
+        }
+        self.work.writer.seal(rows, overheads, figures)
+        self.work.limits.spend(sum((paid.usd for paid in (*charges, *overheads)), Decimal(0)))
+        self.work.limits.release(completion.row for completion in self._waiting)
+        self._waiting.clear()
+        self.overheads = []
+        self._sealed_at = time.monotonic()
+
+    def finish(self) -> None:
+        """Seal what is left. Time in which nothing finished is waste, and is noted as that."""
+        if self._waiting or self.overheads or self.work.limits.running_s > LEAST_WASTE_S:
+            self.seal()
+
+    def _settle(self, completion: Completion, charge: Charge) -> Iterator[Settled]:
+        for member in self.members[completion.row]:
+            run_here = member.row == completion.row
+            yield Settled(
+                row=member.row,
+                custom_id=member.custom_id,
+                endpoint=member.endpoint,
+                outcome=Outcome.FAILED if completion.failure else Outcome.ANSWERED,
+                lane=self.lane.name,
+                model=self.lane.model,
+                source=member.source,
+                answered_by=completion.row,
+                choices=completion.choices,
+                usage=completion.usage,
+                charge=charge if run_here else Charge(0.0, Decimal(0)),
+                failure=completion.failure,
+                prefill_s=completion.prefill_s if run_here else None,
+                decode_s=completion.decode_s if run_here else None,
+            )
+
+
+def lanes_to_run(work: Work) -> list[Lane]:
+    """The lanes that still have rows to answer, in the job's order; none once a limit has stopped the run."""
+    settle_what_a_crash_lost(work)
+    routed = work.run.stage(work.run.routed).read("routes", ROUTES, ["row", "lane"]).to_pylist()
+    done = _done(work)
+    waiting = {route["lane"] for route in routed if route["row"] not in done}
+    members = work.run.stage(work.run.collapsed).read("members", MEMBERS, ["row"]).num_rows
+    work.progress.start(rows=members, done=len(done))
+    return [lane for name, lane in work.job.lanes.items() if name in waiting]
+
+
+def settle_what_a_crash_lost(work: Work) -> None:
+    """What was spent before now, and what a killed process threw away, which becomes a line of its own."""
+    from serving.store.ledger import open_ledger
+
+    with open_ledger(work.run.folder.parent) as ledger:
+        spent = ledger.execute("SELECT usd FROM bills WHERE run_id = ?", [work.run.run_id]).fetchone()
+    work.limits.spend(spent[0] if spent else Decimal(0))
+    if work.writer.lost_s > 0:
+        _seal_waste(work, None, work.writer.lost_s)
+
+
+def answer_lane(work: Work, lane: Lane) -> dict[str, Any]:
+    """Answer what is pending in a lane. An engine that dies is started again, as long as it gets anything done."""
+    while True:
+        pending = _pending(work, lane)
+        if pending.num_rows == 0 or work.limits.stop():
+            return {"lane": lane.name, "pending": pending.num_rows}
+        try:
+            _run_engine(work, lane, pending)
+        except EngineDied as death:
+            if _pending(work, lane).num_rows == pending.num_rows:
+                raise
+            work.progress.say(f"{lane.name}: {death}; starting it again")
+        else:
+            if not work.limits.stop() and _pending(work, lane).num_rows:
+                raise EngineDied(f"{lane.name}: the engine ended without an answer for every row")
+
+
+def _run_engine(work: Work, lane: Lane, pending: pa.Table) -> None:
+    """One engine from start to end. Whatever happens to it, what it finished is sealed."""
+    logs = work.run.folder / "logs"
+    make_folder(logs)
+    log = logs / f"{lane.name}-{work.writer.epoch:04}.log"
+    work.progress.say(f"{lane.name}: starting {work.job.engine.kind} for {lane.model} ({pending.num_rows} requests)")
+    work.limits.start_clock()
+    settlement = None
+    try:
+        with open_engine(work.job.engine, lane, log, work.limits.stop) as engine:
+            start_up = _overhead(work, "start_up", lane, work.limits.lap())
+            settlement = Settlement(work, lane, engine, _members_of(work), [start_up])
+            feed = _feed(work, pending)
+            for completion in engine.run(feed):
+                work.run.beat()
+                settlement.add(completion)
+                work.progress.advance(len(settlement.members[completion.row]), completion.usage, work.limits.running_usd)
+    finally:
+        if settlement is not None:
+            settlement.finish()
+        else:  # it never became ready
+            _seal_waste(work, lane, work.limits.lap())
+        work.limits.stop_clock()
+
+
+def _feed(work: Work, pending: pa.Table) -> Iterator[Request]:
+    """The requests in prefix order, decoded a few at a time; stops where the budget could not bear the next."""
+    order = prefix_order(pending.column("prompt_token_ids").to_pylist())
+    for start in range(0, len(order), FEED_ROWS):
+        for columns in pending.take(order[start : start + FEED_ROWS]).to_pylist():
+            request = request_from_columns(columns)
+            if not work.limits.afford(request.row, _at_worst_usd(work, request)):
+                return
+            yield request
+
+
+def _at_worst_usd(work: Work, request: Request) -> Decimal:
+    """The most that a request can cost where tokens are billed. A prompt of unknown length has at most a token a byte."""
+    known = request.prompt_token_ids
+    at_most = sum(len(turn.content.encode()) + 16 for turn in request.messages) if known is None else len(known)
+    return _usd_of_tokens(work, Usage(at_most, request.sampling.max_tokens * request.sampling.n))
+
+
+def _usd_of_tokens(work: Work, usage: Usage) -> Decimal:
+    return Decimal(0) if work.price.bills_time else usd_of_tokens(work.price, usage)
+
+
+def _pending(work: Work, lane: Lane) -> pa.Table:
+    routed = work.run.stage(work.run.routed).read("routes", ROUTES, ["row", "lane"])
+    rows = routed.filter(pc.equal(routed["lane"], lane.name))["row"].to_pylist()
+    done = _done(work)
+    wanted = pa.array([row for row in rows if row not in done], pa.int64())
+    requests = work.run.stage(work.run.admitted).read("requests", REQUESTS)
+    return requests.filter(pc.is_in(requests["row"], wanted))
+
+
+def _done(work: Work) -> set[int]:
+    return {row["row"] for row in read_rows(work.run.segments, ["row"])}
+
+
+def _members_of(work: Work) -> dict[int, list[Member]]:
+    """By representative, the rows that its answer goes to."""
+    names = work.run.stage(work.run.admitted).read("requests", REQUESTS, ["row", "custom_id", "endpoint"]).to_pylist()
+    known = {row["row"]: row for row in names}
+    members: dict[int, list[Member]] = {}
+    for member in work.run.stage(work.run.collapsed).read("members", MEMBERS).to_pylist():
+        row = known[member["row"]]
+        to = Member(row["row"], row["custom_id"], Endpoint(row["endpoint"]), Source(member["source"]))
+        members.setdefault(member["answered_by"], []).append(to)
+    return members
+
+
+def _seal_waste(work: Work, lane: Lane | None, seconds: float) -> None:
+    waste = _overhead(work, "waste", lane, seconds)
+    sealed = {"lane": waste.lane, "seconds": 0.0, "rates": None, "sealed_unix_s": round(time.time(), 3)}
+    work.writer.seal([], [waste], sealed)
+    work.limits.spend(waste.usd)
+
+
+def _overhead(work: Work, kind: str, lane: Lane | None, seconds: float) -> Overhead:
+    return Overhead(kind, lane.name if lane else None, round(seconds, 6), usd_of_time(work.price, seconds))

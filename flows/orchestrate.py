@@ -1,0 +1,42 @@
+"""The same stages as Prefect tasks. The only importer of prefect; it holds no truth: the run folder decides what is done."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.answer import answer
+from flows.progress import Lines, Progress
+from flows.receipt import Receipt
+from serving.config import load_job
+
+
+def run_as_task(stage: Callable[..., Any], /, *arguments: Any) -> Any:
+    """A stage as a task. Its arguments stay out of Prefect's sight: it would walk and hash every value in them."""
+    return task(lambda: stage(*arguments), name=stage.__name__, cache_policy=NO_CACHE, persist_result=False)()
+
+
+@flow(name="gristmill", flow_run_name="{job}", persist_result=False, validate_parameters=False)
+def answer_job(job: str, overrides: list[str] | None = None, runs: str = "runs") -> str:
+    """Run or resume a job file; returns the receipt. This is what deployments run."""
+    checked = load_job(Path(job), overrides)
+    return str(_answer_as_tasks(job, overrides or [], runs, Lines(checked.budget.usd)))
+
+
+def answer_as_flow(job: Path, overrides: list[str], runs: Path, progress: Progress) -> Receipt:
+    """The same for a caller in this process, with its own progress and the receipt as a value."""
+
+    @flow(name="gristmill", flow_run_name=str(job), persist_result=False)
+    def here() -> Receipt:
+        return _answer_as_tasks(str(job), overrides, str(runs), progress)
+
+    return here()
+
+
+def _answer_as_tasks(job: str, overrides: list[str], runs: str, progress: Progress) -> Receipt:
+    receipt = answer(load_job(Path(job), overrides), Path(runs), progress, run_as_task)
+    create_markdown_artifact(f"```\n{receipt}\n```", key="receipt", description=f"Receipt of {receipt.run.run_id}")
+    return receipt

@@ -1,0 +1,170 @@
+"""The receipt: what a run did and cost, read from the ledger and nothing else, so that it cannot differ from it."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from flows.limits import StopReason
+from serving.store.run import Run
+
+if TYPE_CHECKING:
+    import duckdb
+
+COUNTS = """
+SELECT rows_in, refused, answered, failed, rows_in - refused - answered - failed AS expired,
+       usd, rows_usd, overhead_usd, usd_per_hour, price_source, price_as_of
+FROM runs JOIN bills USING (run_id) WHERE run_id = $run
+"""
+SOURCES = "SELECT source, count(*) AS rows FROM rows WHERE run_id = $run GROUP BY source"
+VETOED = "SELECT count(*) AS pairs FROM pairs WHERE run_id = $run AND veto IS NOT NULL"
+LANES = """
+SELECT lanes.*, at_full.full_usd
+FROM lanes
+LEFT JOIN (SELECT run_id, lane, sum(full_usd) AS full_usd FROM rows_at_full_rates
+           WHERE source = 'engine' GROUP BY run_id, lane) AS at_full USING (run_id, lane)
+WHERE run_id = $run ORDER BY lane
+"""
+OVERHEADS = "SELECT kind, sum(seconds) AS seconds, sum(usd) AS usd FROM overheads WHERE run_id = $run GROUP BY kind"
+BASELINE = "SELECT usd FROM baselines WHERE run_id = $run"
+EXIT_CODES = {StopReason.BUDGET: 3, StopReason.DEADLINE: 3, StopReason.INTERRUPTED: 130}
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    run: Run
+    stopped: StopReason
+    counts: dict[str, Any]
+    sources: dict[str, int]
+    vetoed_pairs: int
+    lanes: list[dict[str, Any]]
+    overheads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    baseline_usd: Decimal | None = None  # None where it cannot be estimated
+
+    @property
+    def exit_code(self) -> int:
+        if self.counts["expired"]:
+            return EXIT_CODES.get(self.stopped, 3)
+        return 1 if self.counts["failed"] else 0
+
+    def __str__(self) -> str:
+        return "\n".join([*_head(self), "", *_rows(self), "", *_lanes(self), "", *_money(self), "", *_next(self)])
+
+
+def take_receipt(run: Run, stopped: StopReason) -> Receipt:
+    from serving.store.ledger import open_ledger
+
+    with open_ledger(run.folder.parent) as ledger:
+        baseline = _ask(ledger, BASELINE, run)
+        return Receipt(
+            run=run,
+            stopped=stopped,
+            counts=_ask(ledger, COUNTS, run)[0],
+            sources={found["source"]: found["rows"] for found in _ask(ledger, SOURCES, run)},
+            vetoed_pairs=_ask(ledger, VETOED, run)[0]["pairs"],
+            lanes=_ask(ledger, LANES, run),
+            overheads={found["kind"]: found for found in _ask(ledger, OVERHEADS, run)},
+            baseline_usd=baseline[0]["usd"] if baseline else None,
+        )
+
+
+def _ask(ledger: "duckdb.DuckDBPyConnection", sql: str, run: Run) -> list[dict[str, Any]]:
+    found = ledger.execute(sql, {"run": run.run_id})
+    names = [column[0] for column in found.description or []]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def _head(receipt: Receipt) -> list[str]:
+    state = "finished" if not receipt.counts["expired"] else f"stopped ({receipt.stopped})"
+    return [f"gristmill  {receipt.run.run_id}  {state}"]
+
+
+def _rows(receipt: Receipt) -> list[str]:
+    counts, sources = receipt.counts, receipt.sources
+    total = (
+        f"{counts['answered']} answered + {counts['refused']} refused + {counts['failed']} failed"
+        f" + {counts['expired']} expired"
+    )
+    exact, near = sources.get("exact", 0), sources.get("semantic", 0)
+    lines = [
+        f"  rows in     {counts['rows_in']:>6} = {total}",
+        f"  collapsed   {exact + near:>6} = {exact} exact duplicates + {near} near-duplicates"
+        f" ({receipt.vetoed_pairs} near pairs vetoed)",
+    ]
+    if near:
+        lines.append("              near-duplicates rest on a threshold and vetoes, not yet on a certificate")
+    return lines
+
+
+def _lanes(receipt: Receipt) -> list[str]:
+    if not receipt.lanes:
+        return ["  no lane ran"]
+    heading = ("lane", "ran", "prompt tok", "cached", "output tok", "start-up s", "engine s", "output tok/s", "usd")
+    rows = [heading, *(_lane_cells(lane) for lane in receipt.lanes)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
+    table = ["  " + "  ".join(_aligned(row, widths)) for row in rows]
+    models = [f"  {lane['lane']}: {lane['model']}{_verdict(receipt, lane)}" for lane in receipt.lanes]
+    return [*table, *models]
+
+
+def _lane_cells(lane: dict[str, Any]) -> tuple[str, ...]:
+    seconds = lane["engine_s"]
+    pace = f"{lane['completion_tokens'] / seconds:.0f}" if seconds else "-"
+    tokens = (str(lane[name]) for name in ("prompt_tokens", "cached_tokens", "completion_tokens"))
+    return (
+        lane["lane"], str(lane["rows_run"]), *tokens, f"{lane['start_up_s']:.1f}", f"{seconds:.1f}", pace,
+        f"{lane['rows_usd'] + lane['start_up_usd']:.6f}",
+    )  # fmt: skip
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
+    first, *rest = zip(row, widths, strict=True)
+    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+
+
+def _verdict(receipt: Receipt, lane: dict[str, Any]) -> str:
+    """Whether a lane beside the full one paid here: its rows' cost against the same tokens at the full lane's rates."""
+    if lane["lane"] == "full" or not lane["full_usd"] or not lane["rows_usd"]:
+        return ""
+    at_full, actual = Decimal(repr(lane["full_usd"])), lane["rows_usd"]
+    speed = f"{at_full / actual:.2f}x the full lane's speed on the same tokens (estimated)"
+    if actual + lane["start_up_usd"] < at_full:
+        return f"  paid: {speed}, its own start-up included"
+    if actual < at_full:
+        return f"  did not pay: {speed}, but its start-up of ${lane['start_up_usd']:.6f} cost more than it saved"
+    return f"  did not pay on this machine: {speed}; [route] to_quantized = \"none\" is cheaper here"
+
+
+def _money(receipt: Receipt) -> list[str]:
+    counts = receipt.counts
+    parts = [f"rows {counts['rows_usd']:.6f}"]
+    parts += [f"{kind.replace('_', '-')} {line['usd']:.6f}" for kind, line in sorted(receipt.overheads.items())]
+    rate = f"${counts['usd_per_hour'].normalize():f} an hour" if counts["usd_per_hour"] is not None else "by tokens"
+    lines = [
+        f"  spent     ${counts['usd']:.6f} = {' + '.join(parts)}",
+        f"            price: {rate}, {counts['price_source']} ({counts['price_as_of']})",
+    ]
+    if receipt.baseline_usd is None:
+        return [*lines, "  baseline  not known: the full lane showed no rates in this run"]
+    baseline = Decimal(repr(receipt.baseline_usd))
+    saved = baseline - counts["usd"]
+    share = f", {saved / baseline * 100:+.0f} %" if baseline else ""
+    return [
+        *lines,
+        f"  baseline  ${baseline:.6f} estimated: every answered row in the full lane at this run's rates, nothing reused",
+        f"  saved     ${saved:.6f}{share}",
+    ]
+
+
+def _next(receipt: Receipt) -> list[str]:
+    run_id = receipt.run.run_id
+    lines = [
+        f"  answers   {receipt.run.export / 'results.jsonl'}",
+        f"  errors    {receipt.run.export / 'errors.jsonl'}",
+        f"  ledger    {receipt.run.folder.parent / 'ledger.duckdb'}",
+        "  next      gristmill costs by-lane",
+    ]
+    if receipt.counts["expired"]:
+        lines[-1] = f"  next      run the same command again: it resumes {run_id}"
+    elif receipt.counts["failed"]:
+        lines[-1] = "  next      gristmill costs failures"
+    return lines

@@ -1,0 +1,173 @@
+"""The stages before and after the engines: plain functions over an open job. A stage that is complete is not run again."""
+
+import hashlib
+import time
+from typing import Any
+
+from flows.open import Work
+from optimizer.collapse import Pair, assign, exact_representatives, judge_pairs, star_cover
+from optimizer.cost import usd_of_time
+from optimizer.route import route as lane_of
+from serving.intake.admit import Admission, Admitted, Form
+from serving.intake.files import BadInput
+from serving.intake.render import ModelRenderer, PlainRenderer, Renderer
+from serving.intake.template import BadTemplate, Template
+from serving.config import BadJob, Job
+from serving.records import Refusal, canonical_json, sampling_from_json
+from serving.store.durable import write_json
+from serving.store.parts import Manifest, PartWriter, read_manifest
+from serving.store.schemas import MEMBERS, PAIRS, REFUSED, REQUESTS, ROUTES, refusal_to_columns, request_to_columns
+
+Figures = dict[str, Any]
+
+
+def admit(work: Work) -> Figures:
+    """Which rows are valid requests? The rest are refused with file, line and reason."""
+    if (done := read_manifest(work.run.admitted)) is not None:
+        return done.figures
+    admission = Admission(_form(work), _renderer(work))
+    parts = PartWriter(work.run.admitted.parent, "admit", {"requests": REQUESTS, "refusals": REFUSED})
+    rows = 0
+    for file in work.files:
+        for row in admission.read(file):
+            rows += 1
+            _add(parts, row)
+    if rows == 0:
+        raise BadInput(f"{', '.join(work.files)}: no rows; there is nothing to answer")
+    return parts.finish({"rows": rows}).figures
+
+
+def _add(parts: PartWriter, row: Admitted | Refusal) -> None:
+    if isinstance(row, Refusal):
+        parts.add("refusals", refusal_to_columns(row))
+        return
+    compared_by = {"key": row.key, "frame": row.frame, "text": row.text, "file": row.file, "line": row.line}
+    parts.add("requests", request_to_columns(row.request) | compared_by)
+
+
+def _form(work: Work) -> Form:
+    job = work.job
+    lengths = [model.max_model_len for model in work.models.values()]
+    if job.engine.max_model_len is not None:
+        lengths.append(job.engine.max_model_len)
+    return Form(
+        default=job.default_sampling,
+        scope=_scope(work),
+        prompt=_template("dataset.prompt", job.dataset.prompt),
+        system=_template("dataset.system", job.dataset.system, needs_column=False),
+        id_column=job.dataset.id,
+        max_model_len=min(lengths, default=None),
+    )
+
+
+def _scope(work: Work) -> str:
+    """What two runs must have in common for their keys to mean the same."""
+    fingerprint = work.run.facts["fingerprint"]
+    parts = {name: fingerprint[name] for name in ("tenant", "model", "models", "engine", "route")}
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def _template(key: str, text: str | None, needs_column: bool = True) -> Template | None:
+    try:
+        return None if text is None else Template(text, needs_column)
+    except BadTemplate as error:
+        raise BadJob(f"{key}: {error}") from None
+
+
+def _renderer(work: Work) -> Renderer:
+    if not work.models:
+        return PlainRenderer()
+    model = next(iter(work.models.values()))
+    return ModelRenderer(model.tokenizer_json, model.chat_template, dict(model.special_tokens))
+
+
+def collapse(work: Work) -> Figures:
+    """Which rows may share an answer? Equal keys; and near-duplicates, where the job asks for them."""
+    if (done := read_manifest(work.run.collapsed)) is not None:
+        return done.figures
+    requests = work.run.stage(work.run.admitted).read("requests", REQUESTS, ["row", "key", "sampling"]).to_pylist()
+    repeatable = {row["row"]: sampling_from_json(row["sampling"]).repeatable for row in requests}
+    reuse = work.job.reuse
+    keys = ((row["row"], row["key"], reuse.exact and repeatable[row["row"]]) for row in requests)
+    exact = exact_representatives(keys)
+    began = time.monotonic()
+    pairs = _near_duplicates(work, sorted({row for row in exact.values() if repeatable[row]})) if reuse.semantic else []
+    embedding_s = time.monotonic() - began if reuse.semantic else 0.0
+    copies: dict[int, int] = {}
+    for representative in exact.values():
+        copies[representative] = copies.get(representative, 0) + 1
+    members = assign(exact, star_cover(pairs, copies))
+
+    parts = PartWriter(work.run.collapsed.parent, "collapse", {"pairs": PAIRS, "members": MEMBERS})
+    parts.extend("pairs", ({**_pair(pair)} for pair in pairs))
+    parts.extend(
+        "members",
+        ({"row": row, "answered_by": to.answered_by, "source": to.source.value} for row, to in members.items()),
+    )
+    overheads = [_embedding(work, embedding_s)] if reuse.semantic else []
+    representatives = len({to.answered_by for to in members.values()})
+    return parts.finish({"representatives": representatives, "overheads": overheads}).figures
+
+
+def _near_duplicates(work: Work, rows: list[int]) -> list[Pair]:
+    from serving.reuse.embed import SentenceEmbedder
+    from serving.reuse.neighbours import near_pairs
+
+    columns = work.run.stage(work.run.admitted).read("requests", REQUESTS, ["row", "frame", "text"]).to_pylist()
+    by_row = {columns["row"]: columns for columns in columns}
+    embedder = SentenceEmbedder(work.embedder)
+    whole = [row for row in rows if not embedder.truncates(by_row[row]["text"])]
+    if len(whole) < 2:
+        return []
+    texts = {row: by_row[row]["text"] for row in whole}
+    vectors = embedder.embed([texts[row] for row in whole])
+    near = near_pairs(vectors, [by_row[row]["frame"] for row in whole], work.job.reuse.min_similarity)
+    return judge_pairs(((whole[left], whole[right], similarity) for left, right, similarity in near), texts)
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    compared = {"row": pair.row, "other_row": pair.other_row, "kind": pair.kind.value}
+    return {**compared, "similarity": pair.similarity, "veto": pair.veto}
+
+
+def _embedding(work: Work, seconds: float) -> dict[str, Any]:
+    usd = usd_of_time(work.price, seconds)
+    return {"kind": "embedding", "lane": None, "seconds": round(seconds, 3), "usd": str(usd)}
+
+
+def route(work: Work) -> Figures:
+    """Which lane answers each representative?"""
+    if (done := read_manifest(work.run.routed)) is not None:
+        return done.figures
+    representatives = set(_members(work).column("answered_by").to_pylist())
+    requests = work.run.stage(work.run.admitted).read("requests", REQUESTS, ["row", "prompt_tokens"]).to_pylist()
+    rule = work.job.route
+    parts = PartWriter(work.run.routed.parent, "route", {"routes": ROUTES})
+    for request in requests:
+        if request["row"] in representatives:
+            to = lane_of(request["prompt_tokens"], rule.to_quantized, rule.short_prompt_tokens)
+            parts.add("routes", {"row": request["row"], "lane": to.lane, "rule": to.rule})
+    return parts.finish({}).figures
+
+
+def _members(work: Work) -> Any:
+    return work.run.stage(work.run.collapsed).read("members", MEMBERS)
+
+
+def publish(work: Work) -> Figures:
+    """Write the answers and errors out, and the ledger anew; a run without an open row is marked finished."""
+    from serving.store.export import export
+    from serving.store.ledger import open_ledger, write_ledger
+
+    runs = work.run.folder.parent
+    with open_ledger(runs) as ledger:
+        export(work.run, ledger)
+        found = ledger.execute(
+            "SELECT count(*) FROM requests WHERE run_id = $run AND row NOT IN (SELECT row FROM rows WHERE run_id = $run)",
+            {"run": work.run.run_id},
+        ).fetchone()
+    open_rows = found[0] if found else 0
+    if open_rows == 0:
+        write_json(work.run.export / "finished.json", {"open_rows": 0})
+    write_ledger(runs)
+    return {"open_rows": open_rows}

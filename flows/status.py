@@ -1,0 +1,28 @@
+"""`gristmill status`: where a run stands, read from its folder alone, so that it is right at once after a kill."""
+
+from serving.store.parts import read_manifest
+from serving.store.run import Run
+from serving.store.segments import read_rows
+
+
+def status_of(run: Run) -> str:
+    admitted = read_manifest(run.admitted)
+    outcomes: dict[str, int] = {}
+    for row in read_rows(run.segments, ["outcome"]):
+        outcomes[row["outcome"]] = outcomes.get(row["outcome"], 0) + 1
+    lines = [f"{run.run_id}: {_state(run)}"]
+    if admitted is None:
+        return "\n".join([*lines, "  rows are still being admitted"])
+    requests, refused = admitted.rows("requests"), admitted.rows("refusals")
+    settled = sum(outcomes.values())
+    counts = [f"{outcomes.get(name, 0)} {name}" for name in ("answered", "failed")]
+    lines.append(f"  rows in {requests + refused} = {' + '.join(counts)} + {refused} refused + {requests - settled} open")
+    return "\n".join(lines)
+
+
+def _state(run: Run) -> str:
+    if run.is_held():
+        return "running"
+    if (run.export / "finished.json").exists():
+        return "finished"
+    return "stopped; run its job again to resume it"

@@ -1,0 +1,23 @@
+"""Which lane answers a representative, by the rule that the job file states. Pure."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+ToQuantized = Literal["none", "short", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    lane: str
+    rule: str  # in words, kept with the row as the reason for its lane
+
+
+def route(prompt_tokens: int | None, to_quantized: ToQuantized, short_prompt_tokens: int) -> Route:
+    """The lane of one prompt. A prompt whose length is not known is not short."""
+    if to_quantized == "none":
+        return Route("full", "every prompt to the full lane")
+    if to_quantized == "all":
+        return Route("quantized", "every prompt to the quantized lane")
+    if prompt_tokens is not None and prompt_tokens <= short_prompt_tokens:
+        return Route("quantized", f"prompt of at most {short_prompt_tokens} tokens")
+    return Route("full", f"prompt of more than {short_prompt_tokens} tokens, or of unknown length")

@@ -1,0 +1,260 @@
+"""The job file: TOML in, a checked `Job` out. Its keys are a contract; an unknown one names the nearest known."""
+
+import difflib
+import json
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serving.records import (
+    Batching,
+    EngineConfig,
+    Lane,
+    PagedCache,
+    Parallelism,
+    Precision,
+    Sampling,
+    Speculation,
+)
+
+
+class BadJob(ValueError):
+    """The job file, or an override of it, is wrong. Nothing was spent."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DatasetSection(Section):
+    path: str  # a file, a glob, or an fsspec URL
+    prompt: str | None = None  # template over columns: "Classify: {{text}}"
+    system: str | None = None  # template of a system message, with `prompt`
+    id: str | None = None  # the column that names a row; by default custom_id, else id, else the place in the file
+
+
+class ModelSection(Section):
+    full: str
+    quantized: str | None = None
+
+
+class SamplingSection(Section):
+    max_tokens: int = Field(256, ge=1, strict=True)
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, strict=True)
+    min_p: float = Field(0.0, ge=0, le=1)
+    seed: int | None = None
+    stop: list[str] = []
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0, le=2)
+
+
+class EngineSection(Section):
+    kind: Literal["vllm", "http", "echo"] = "vllm"
+    plan: Literal["auto"] = "auto"  # what is not fixed below is chosen for the machine
+    # vllm
+    python: str | None = None  # another interpreter that has vLLM
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_num_seqs: int = Field(64, ge=1, strict=True)
+    max_num_batched_tokens: int = Field(2048, ge=1, strict=True)
+    max_model_len: int | None = Field(None, ge=1, strict=True)
+    block_size: int | None = Field(None, ge=1, strict=True)
+    kv_dtype: str = "auto"
+    kv_gib: float | None = Field(None, gt=0)
+    prefix_caching: bool = True
+    compiled: bool | None = None
+    tensor_parallel: int = Field(1, ge=1, strict=True)
+    speculation: Literal["off", "ngram"] = "off"
+    speculation_tokens: int = Field(4, ge=1, strict=True)
+    # http
+    base_url: str = ""
+    api_key_env: str | None = None  # the environment variable that holds the key
+    concurrency: int = Field(32, ge=1, strict=True)
+    timeout_s: float = Field(600.0, gt=0)
+    max_retries: int = Field(6, ge=0, strict=True)
+    # echo
+    echo_s: float = Field(0.0, ge=0)  # how long an answer takes
+
+    @model_validator(mode="after")
+    def _http_needs_a_url(self) -> "EngineSection":
+        if self.kind == "http" and not self.base_url:
+            raise ValueError('engine.base_url is empty; an http engine needs it, such as "http://127.0.0.1:8000/v1"')
+        return self
+
+    @property
+    def config(self) -> EngineConfig:
+        return EngineConfig(
+            cache=PagedCache(self.block_size, self.kv_dtype, self.kv_gib, self.prefix_caching),
+            speculation=Speculation(self.speculation, self.speculation_tokens),
+            parallelism=Parallelism(self.tensor_parallel),
+            precision=Precision(self.dtype),
+            batching=Batching(self.max_num_seqs, self.max_num_batched_tokens),
+            max_model_len=self.max_model_len,
+            compiled=self.compiled,
+        )
+
+
+class ReuseSection(Section):
+    exact: bool = True
+    semantic: bool = False  # off until a certificate bounds it; a job may switch it on, and its receipt says so
+    min_similarity: float = Field(0.95, gt=0, le=1)  # cosine that a near-duplicate must reach
+    embedder: str = "models/all-minilm-l6-v2"
+
+
+class RouteSection(Section):
+    to_quantized: Literal["none", "short", "all"] = "none"
+    short_prompt_tokens: int = Field(64, ge=1, strict=True)  # a prompt of at most so many tokens is short
+
+
+class QualitySection(Section):
+    max_wrong: float = Field(0.02, gt=0, lt=1)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    judge: Literal["exact", "normalised", "numeric", "multiple-choice", "json-equal", "embedding", "model"] = "exact"
+
+
+class BudgetSection(Section):
+    usd: Decimal | None = Field(None, gt=0)
+    deadline: str | None = Field(None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")  # local time of day, the next to come
+
+
+class PriceSection(Section):
+    hardware: str | None = None  # a row of the catalogue
+    usd_per_hour: Decimal | None = Field(None, gt=0)
+    input_usd_per_mtok: Decimal | None = Field(None, ge=0)
+    output_usd_per_mtok: Decimal | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _one_kind_of_price(self) -> "PriceSection":
+        per_token = (self.input_usd_per_mtok, self.output_usd_per_mtok)
+        if (per_token[0] is None) != (per_token[1] is None):
+            raise ValueError("price.input_usd_per_mtok and price.output_usd_per_mtok go together")
+        kinds = [self.hardware is not None, self.usd_per_hour is not None, per_token[0] is not None]
+        if sum(kinds) != 1:
+            raise ValueError("give one price: hardware, usd_per_hour, or the two usd_per_mtok")
+        return self
+
+
+class TenantSection(Section):
+    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+
+class Job(Section):
+    """A job file, checked. `folder` is where its relative paths start."""
+
+    dataset: DatasetSection
+    model: ModelSection
+    sampling: SamplingSection = SamplingSection()
+    engine: EngineSection = EngineSection()
+    reuse: ReuseSection = ReuseSection()
+    route: RouteSection = RouteSection()
+    quality: QualitySection = QualitySection()
+    budget: BudgetSection = BudgetSection()
+    price: PriceSection
+    tenant: TenantSection = TenantSection()
+
+    @model_validator(mode="after")
+    def _a_route_needs_its_lane(self) -> "Job":
+        if self.route.to_quantized != "none" and self.model.quantized is None:
+            raise ValueError(f'route.to_quantized is "{self.route.to_quantized}", but model.quantized is not set')
+        return self
+
+    @property
+    def lanes(self) -> dict[str, Lane]:
+        lanes = {"full": Lane("full", self.model.full)}
+        if self.model.quantized is not None:
+            lanes["quantized"] = Lane("quantized", self.model.quantized)
+        return lanes
+
+    @property
+    def default_sampling(self) -> Sampling:
+        return Sampling(**{**self.sampling.model_dump(), "stop": tuple(self.sampling.stop)})
+
+    def settings_that_change_an_answer(self) -> dict[str, Any]:
+        """What a run id is made of, beside the bytes of the input and of the models."""
+        engine = {"kind": self.engine.kind, "base_url": self.engine.base_url, "dtype": self.engine.dtype}
+        dataset = self.dataset.model_dump(exclude={"path"})
+        parts = {name: getattr(self, name).model_dump() for name in ("model", "sampling", "reuse", "route")}
+        return {**parts, "dataset": dataset, "engine": engine, "tenant": self.tenant.name}
+
+
+def load_job(path: Path, overrides: list[str] | None = None) -> Job:
+    """Read a job file and lay `a.b=value` overrides over it.
+
+    Raises:
+        BadJob: unreadable, not TOML, or a key or value that is not known.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadJob(f"{path}: cannot be read ({error.strerror}); name an existing job file") from None
+    except UnicodeDecodeError as error:
+        raise BadJob(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    try:
+        values = tomllib.loads(text, parse_float=str)
+    except tomllib.TOMLDecodeError as error:
+        raise BadJob(f"{path}: not TOML: {error}") from None
+    for override in overrides or []:
+        _lay_over(values, override)
+    return parse_job(values, str(path))
+
+
+def parse_job(values: dict[str, Any], name: str) -> Job:
+    try:
+        return Job.model_validate(values)
+    except ValidationError as error:
+        raise BadJob("\n".join(f"{name}: {_in_words(problem)}" for problem in error.errors())) from None
+
+
+def as_override(key: str, text: str) -> str:
+    """An override that gives `key` exactly this text, whatever it looks like."""
+    return f"{key}={json.dumps(text)}"
+
+
+def _lay_over(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *tables, last = key.strip().split(".")
+    if not equals or len(tables) != 1 or not last:
+        raise BadJob(f"--set {override}: write section.key=value, such as engine.kind=http")
+    section = values.setdefault(tables[0], {})
+    if not isinstance(section, dict):
+        raise BadJob(f"--set {override}: {tables[0]} is not a section of the job file")
+    section[last] = _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value where the text is one, else the text itself, so that shells need no second pair of quotes."""
+    try:
+        return tomllib.loads(f"value = {text}", parse_float=str)["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _in_words(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where!r}{_nearest(problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"key {where!r} is missing"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return f"{where} = {problem['input']!r}: {problem['msg']}"
+
+
+def _nearest(loc: tuple[Any, ...]) -> str:
+    known = _known_keys(loc[:-1])
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
+
+
+def _known_keys(section: tuple[Any, ...]) -> list[str]:
+    fields = Job.model_fields
+    if section:
+        annotation = fields[str(section[0])].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, Section)
+        fields = annotation.model_fields
+    return sorted(fields)

@@ -1,0 +1,57 @@
+"""The shipped double: answers with the prompt's own words. Deterministic, instant if asked, faulty if told."""
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+from serving.records import Choice, Completion, EngineDied, Failure, Rates, Request, Usage
+
+
+class EchoEngine:
+    """`fails` says which requests fail; `dies_after` makes the engine die like a crashed process would."""
+
+    kv_tokens: int | None = None
+
+    def __init__(
+        self,
+        answer_s: float = 0.0,
+        stop: Callable[[], bool] = lambda: False,
+        fails: Callable[[Request], bool] = lambda request: False,
+        dies_after: int | None = None,
+    ) -> None:
+        self._answer_s = answer_s
+        self._stop = stop
+        self._fails = fails
+        self._dies_after = dies_after
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+    @property
+    def rates(self) -> Rates | None:
+        return None
+
+    def run(self, requests: Iterator[Request]) -> Iterator[Completion]:
+        for number, request in enumerate(requests):
+            if self._stop():
+                return
+            if number == self._dies_after:
+                raise EngineDied(f"the echo engine was told to die after {number} requests")
+            time.sleep(self._answer_s)
+            yield self._answer(request)
+
+    def _answer(self, request: Request) -> Completion:
+        if self._fails(request):
+            return Completion(request.row, failure=Failure("E_ECHO", "the echo engine was told to fail this request"))
+        words = request.messages[-1].content.split()[: request.sampling.max_tokens]
+        cut = len(words) < len(request.messages[-1].content.split())
+        choice = Choice(" ".join(words), "length" if cut else "stop")
+        prompt_tokens = sum(len(message.content.split()) for message in request.messages)
+        n = request.sampling.n
+        return Completion(request.row, (choice,) * n, Usage(prompt_tokens, len(words) * n))

@@ -1,0 +1,258 @@
+"""Any OpenAI-compatible server over HTTP: bounded concurrency, retries with backoff, rows that fail alone.
+
+The event loop lives in a thread of its own; `run` stays an ordinary iterator.
+"""
+
+import asyncio
+import json
+import os
+import queue
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from serving.records import Choice, Completion, EngineDied, Endpoint, Failure, Rates, Request, Usage
+
+RETRYABLE = {408, 409, 425, 429, 500, 502, 503, 504}
+REFUSES_US = {401, 403, 404}
+FIRST_BACKOFF_S = 0.25
+MAX_BACKOFF_S = 30.0
+POLL_S = 0.25
+PATHS = {Endpoint.CHAT: "/chat/completions", Endpoint.COMPLETION: "/completions"}
+DEFAULTS_OF_SERVERS: dict[str, Any] = {  # left out when they say nothing, since not every server knows every field
+    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": None, "n": 1, "stop": (), "presence_penalty": 0.0,
+    "frequency_penalty": 0.0, "repetition_penalty": 1.0,
+}  # fmt: skip
+
+
+Outcome = Completion | BaseException
+
+
+class MissingKey(ValueError):
+    """The environment variable that should hold the API key is not set."""
+
+
+class ServerRefuses(ValueError):
+    """The server knows neither this key nor this model, so no row can be answered."""
+
+
+class HttpEngine:
+    """One model on one server. Rows in flight are bounded by `concurrency`.
+
+    A server that cannot be reached, or that refuses us altogether, fails the engine, not its rows: they stay pending.
+    """
+
+    kv_tokens: int | None = None
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        api_key_env: str | None,
+        concurrency: int,
+        timeout_s: float,
+        max_retries: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._model = model
+        self._headers = _authorization(api_key_env)
+        self._concurrency = concurrency
+        self._timeout = httpx.Timeout(timeout_s, connect=min(30.0, timeout_s))
+        self._max_retries = max_retries
+        self._stop = stop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+    @property
+    def rates(self) -> Rates | None:
+        """None: a server does not show its steps."""
+        return None
+
+    def run(self, requests: Iterator[Request]) -> Iterator[Completion]:
+        todo: queue.Queue[Request | None] = queue.Queue()
+        done: queue.Queue[Outcome] = queue.Queue()
+        thread = threading.Thread(target=lambda: asyncio.run(self._answer_all(todo, done)), daemon=True)
+        thread.start()
+        in_flight = 0
+        more = True
+        try:
+            while more or in_flight:
+                while more and in_flight < self._concurrency:
+                    request = next(requests, None)
+                    more = request is not None
+                    if request is not None:
+                        todo.put(request)
+                        in_flight += 1
+                if in_flight and (outcome := _get(done)) is not None:
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+                    in_flight -= 1
+                    yield outcome
+                elif in_flight and not thread.is_alive():
+                    raise EngineDied(f"the connection to {self._base_url} ended with {in_flight} requests in flight")
+                if self._stop():
+                    return
+        finally:
+            todo.put(None)
+
+    async def _answer_all(self, todo: "queue.Queue[Request | None]", done: "queue.Queue[Outcome]") -> None:
+        limits = httpx.Limits(max_connections=self._concurrency, max_keepalive_connections=self._concurrency)
+        async with httpx.AsyncClient(headers=self._headers, timeout=self._timeout, limits=limits) as client:
+            tasks: set[asyncio.Task[Completion]] = set()
+            async for request in _stream(todo):
+                task = asyncio.create_task(self._try(client, request))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                task.add_done_callback(lambda task: None if task.cancelled() else done.put(_outcome(task)))
+            for task in tasks:
+                task.cancel()
+
+    async def _try(self, client: httpx.AsyncClient, request: Request) -> Completion:
+        failure = Failure("E_HTTP", "never sent")
+        for attempt in range(self._max_retries + 1):
+            try:
+                reply = await client.post(self._base_url + PATHS[request.endpoint], json=self._body(request))
+            except httpx.TimeoutException:
+                failure, wait_s = Failure("E_TIMEOUT", f"no answer from {self._base_url} in time"), None
+            except httpx.HTTPError as error:
+                if attempt == self._max_retries:
+                    raise EngineDied(f"{self._base_url} cannot be reached: {error or type(error).__name__}") from None
+                wait_s = None
+            else:
+                if reply.status_code == httpx.codes.OK:
+                    return _read_reply(request, reply)
+                failure, wait_s = _refused(reply), _retry_after_s(reply)
+                if reply.status_code in REFUSES_US:
+                    raise ServerRefuses(f"{self._base_url} answered {reply.status_code}: {failure.reason}")
+                if reply.status_code not in RETRYABLE:
+                    break
+            if attempt < self._max_retries:
+                await asyncio.sleep(wait_s if wait_s is not None else _backoff_s(attempt))
+        return Completion(request.row, failure=failure)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": self._model,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+        }
+        if request.endpoint is Endpoint.CHAT:
+            body["messages"] = [{"role": turn.role, "content": turn.content} for turn in request.messages]
+        else:
+            body["prompt"] = request.messages[0].content
+        for name, default in DEFAULTS_OF_SERVERS.items():
+            if (value := getattr(sampling, name)) != default:
+                body[name] = value
+        return body | _logprobs(request) | _response_format(request)
+
+
+def _authorization(api_key_env: str | None) -> dict[str, str]:
+    if api_key_env is None:
+        return {}
+    key = os.environ.get(api_key_env)
+    if not key:
+        raise MissingKey(f"engine.api_key_env names {api_key_env!r}, but that environment variable is not set")
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _logprobs(request: Request) -> dict[str, Any]:
+    count = request.sampling.logprobs
+    if count is None:
+        return {}
+    if request.endpoint is Endpoint.COMPLETION:
+        return {"logprobs": count}
+    return {"logprobs": True} | ({"top_logprobs": count} if count else {})
+
+
+def _response_format(request: Request) -> dict[str, Any]:
+    if request.sampling.json_schema is None:
+        return {}
+    schema = {"name": "answer", "schema": json.loads(request.sampling.json_schema), "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _read_reply(request: Request, reply: httpx.Response) -> Completion:
+    """A reply that is not of the promised form fails its row; it is never taken for an answer."""
+    try:
+        body = reply.json()
+        choices = tuple(_choice(request.endpoint, choice) for choice in body["choices"])
+        usage = _usage(body["usage"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Completion(request.row, failure=Failure("E_REPLY", f"the reply is not in OpenAI form: {error!r}"))
+    if len(choices) != request.sampling.n:
+        reason = f"asked for {request.sampling.n} choices, got {len(choices)}"
+        return Completion(request.row, usage=usage, failure=Failure("E_REPLY", reason))
+    return Completion(request.row, choices, usage)
+
+
+def _choice(endpoint: Endpoint, choice: dict[str, Any]) -> Choice:
+    text = choice["message"]["content"] if endpoint is Endpoint.CHAT else choice["text"]
+    if not isinstance(text, str):
+        raise TypeError(f"the answer is {type(text).__name__}, not text")
+    logprobs = choice.get("logprobs") or {}
+    tokens = logprobs.get("content") if endpoint is Endpoint.CHAT else _flat_logprobs(logprobs)
+    return Choice(text, choice.get("finish_reason") or "stop", tokens)
+
+
+def _flat_logprobs(logprobs: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The completions endpoint lists tokens and numbers side by side."""
+    if not logprobs:
+        return None
+    tops = logprobs.get("top_logprobs") or [None] * len(logprobs["tokens"])
+    return [
+        {"token": token, "logprob": value, "top_logprobs": [{"token": t, "logprob": p} for t, p in (top or {}).items()]}
+        for token, value, top in zip(logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True)
+    ]
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    counts = (usage["prompt_tokens"], usage["completion_tokens"], cached)
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError(f"token counts {counts} are not counts")
+    return Usage(*counts)
+
+
+def _refused(reply: httpx.Response) -> Failure:
+    try:
+        said = reply.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        said = reply.text
+    return Failure(f"E_HTTP_{reply.status_code}", str(said)[:300])
+
+
+def _retry_after_s(reply: httpx.Response) -> float | None:
+    """What the server asks for, within reason; dates and nonsense are left to our own backoff."""
+    try:
+        return min(max(0.0, float(reply.headers["retry-after"])), MAX_BACKOFF_S)
+    except (KeyError, ValueError):
+        return None
+
+
+def _backoff_s(attempt: int) -> float:
+    """Doubling with full jitter, so that many clients do not come back at once."""
+    return random.uniform(0.5, 1.0) * min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt)
+
+
+def _get(done: "queue.Queue[Outcome]") -> Completion | None:
+    try:
+        return done.get(timeout=POLL_S)
+    except queue.Empty:
+        return None
+
+
+async def _stream(todo: "queue.Queue[Request | None]") -> AsyncIterator[Request]:
+    while (request := await asyncio.to_thread(todo.get)) is not None:
+        yield request

@@ -1,0 +1,102 @@
+"""What this machine can run, and the engine settings that follow: read from the kernel, no library needed."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from serving.records import EngineConfig
+
+GIB = 2**30
+MAX_AUTO_KV_GIB = 8.0
+
+
+class CannotRun(ValueError):
+    """These settings cannot run on this machine; the message says why, and what can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    cpu: str
+    cores: tuple[int, ...]  # that this process may use
+    flags: frozenset[str]
+    memory_bytes: int
+    available_bytes: int
+    gpus: tuple[str, ...]
+
+    @property
+    def has_gpu(self) -> bool:
+        return bool(self.gpus)
+
+    @property
+    def fast_dtype(self) -> str:
+        """bfloat16 where the CPU multiplies it natively; elsewhere it is converted at every step and float32 wins."""
+        native = {"avx512_bf16", "amx_bf16"} & self.flags
+        return "bfloat16" if self.has_gpu or native else "float32"
+
+    @property
+    def has_fast_int8(self) -> bool:
+        return self.has_gpu or bool({"avx512_vnni", "avx_vnni", "amx_int8"} & self.flags)
+
+    @property
+    def has_four_bit(self) -> bool:
+        return self.has_gpu or "avx512f" in self.flags
+
+
+def this_machine() -> Machine:
+    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    memory = _meminfo()
+    return Machine(
+        cpu=_field(cpu, "model name") or "unknown CPU",
+        cores=tuple(sorted(os.sched_getaffinity(0))),
+        flags=frozenset(_field(cpu, "flags").split()),
+        memory_bytes=memory["MemTotal"],
+        available_bytes=memory["MemAvailable"],
+        gpus=_nvidia_gpus(),
+    )
+
+
+def settled(config: EngineConfig, machine: Machine) -> EngineConfig:
+    """The same settings with everything that was left open decided for this machine.
+
+    Raises:
+        CannotRun: more ranks than cores or GPUs.
+    """
+    ranks, places = config.parallelism.tensor, len(machine.gpus) if machine.has_gpu else len(machine.cores)
+    if ranks > max(places, 1):
+        kind = "GPUs" if machine.has_gpu else "cores"
+        raise CannotRun(f"engine.tensor_parallel = {ranks}, but this machine has {places} {kind}; use at most {places}")
+    weights = machine.fast_dtype if config.precision.weights == "auto" else config.precision.weights
+    cache = config.cache
+    if not machine.has_gpu:
+        # 32 is the smallest block that the CPU kernels take at full speed; at vLLM's default of 128 a shared system
+        # prompt of 100 tokens would never hit the prefix cache.
+        memory_gib = cache.memory_gib or _auto_kv_gib(machine)
+        cache = replace(cache, block_tokens=cache.block_tokens or 32, memory_gib=memory_gib)
+    compiled = machine.has_gpu if config.compiled is None else config.compiled
+    return replace(config, cache=cache, precision=replace(config.precision, weights=weights), compiled=compiled)
+
+
+def _auto_kv_gib(machine: Machine) -> float:
+    """A quarter of what is free, so that the engine, the embedder and the page cache fit beside it."""
+    return round(max(0.5, min(MAX_AUTO_KV_GIB, machine.available_bytes / GIB / 4)), 2)
+
+
+def _field(cpuinfo: str, name: str) -> str:
+    line = next((line for line in cpuinfo.splitlines() if line.startswith(name)), "")
+    return line.partition(":")[2].strip()
+
+
+def _meminfo() -> dict[str, int]:
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+
+
+def _nvidia_gpus() -> tuple[str, ...]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    return tuple(found.stdout.strip().splitlines()) if found.returncode == 0 else ()

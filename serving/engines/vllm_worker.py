@@ -1,0 +1,170 @@
+"""vLLM, in a process of its own: JSON lines in on stdin, JSON lines out on the descriptor named in argv.
+
+The only importer of vllm. It imports nothing of ours, so any interpreter that has vLLM can run it. Prompts arrive as
+tokens; each finished request leaves at once, so that one slow request holds up nothing but itself.
+"""
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+
+def main() -> None:
+    _die_with_parent()
+    descriptor, settings = int(sys.argv[1]), json.loads(sys.argv[2])
+    with os.fdopen(descriptor, "w", encoding="utf-8", buffering=1) as out:
+        requests = _read_stdin()
+        started = time.monotonic()
+        meter = StepMeter()
+        engine = _start(settings, meter)
+        _send(out, {"ready": {"start_s": time.monotonic() - started, "kv_tokens": _kv_tokens(engine)}})
+        _serve(engine, requests, meter, out)
+
+
+def _die_with_parent() -> None:
+    """The kernel kills this process when its parent is gone, so that no engine is left holding memory or a GPU."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() == 1:
+        sys.exit("the parent is gone")
+
+
+def _read_stdin() -> "queue.Queue[dict[str, Any] | None]":
+    """Requests as they arrive; None when the parent has no more. Reading never waits for a step of the engine."""
+    requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            requests.put(json.loads(line))
+        requests.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return requests
+
+
+class StepMeter:
+    """Sums engine time by what a step did, so that a token's cost can be told apart in prefill and decode.
+
+    A vLLM stat logger by its methods; not by its base class, which would import vLLM before the parent is answered.
+    """
+
+    def __init__(self) -> None:
+        self.sums = dict.fromkeys(("decode_s", "decode_tokens", "mixed_s", "mixed_prefill", "mixed_decode"), 0.0)
+        self._prefill = self._decode = 0
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+        if iteration_stats is not None:
+            self._prefill += iteration_stats.prompt_token_stats.computed
+            self._decode += iteration_stats.num_generation_tokens
+
+    def add_step(self, seconds: float) -> None:
+        if self._prefill == 0 and self._decode:
+            self._add(decode_s=seconds, decode_tokens=self._decode)
+        else:
+            self._add(mixed_s=seconds, mixed_prefill=self._prefill, mixed_decode=self._decode)
+        self._prefill = self._decode = 0
+
+    def _add(self, **values: float) -> None:
+        for name, value in values.items():
+            self.sums[name] += value
+
+    def log(self) -> None:
+        pass
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+
+def _start(settings: dict[str, Any], meter: StepMeter) -> Any:
+    from vllm import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    return LLMEngine.from_engine_args(EngineArgs(**settings, disable_log_stats=False), stat_loggers=[lambda config, index: meter])
+
+
+def _kv_tokens(engine: Any) -> int | None:
+    cache = engine.vllm_config.cache_config
+    return cache.num_gpu_blocks * cache.block_size if cache.num_gpu_blocks else None
+
+
+def _serve(engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: StepMeter, out: Any) -> None:
+    more = True
+    while more or engine.has_unfinished_requests():
+        while more and (not requests.empty() or not engine.has_unfinished_requests()):
+            request = requests.get()
+            more = request is not None
+            if request is not None:
+                _add(engine, request, out)
+        if engine.has_unfinished_requests():
+            began = time.monotonic()
+            outputs = engine.step()
+            meter.add_step(time.monotonic() - began)
+            for output in outputs:
+                if output.finished:
+                    _send(out, {"done": _result(output), "steps": meter.sums})
+
+
+def _add(engine: Any, request: dict[str, Any], out: Any) -> None:
+    """Hand one request to the engine; one that vLLM refuses fails alone."""
+    try:
+        prompt = {"prompt_token_ids": request["prompt_token_ids"]}
+        engine.add_request(str(request["row"]), prompt, _sampling_params(request["sampling"]))
+    except (ValueError, TypeError, RuntimeError) as error:
+        _send(out, {"failed": {"row": request["row"], "code": "E_ENGINE_REFUSED", "reason": str(error)[:500]}})
+
+
+def _sampling_params(sampling: dict[str, Any]) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    fields = dict(sampling)
+    schema = fields.pop("json_schema")
+    structured = StructuredOutputsParams(json=schema) if schema is not None else None
+    return SamplingParams(**fields, structured_outputs=structured, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+def _result(output: Any) -> dict[str, Any]:
+    metrics = output.metrics
+    timed = metrics is not None and metrics.first_token_ts and metrics.scheduled_ts
+    return {
+        "row": int(output.request_id),
+        "choices": [_choice(choice) for choice in sorted(output.outputs, key=lambda choice: choice.index)],
+        "prompt_tokens": len(output.prompt_token_ids),
+        "completion_tokens": sum(len(choice.token_ids) for choice in output.outputs),
+        "cached_tokens": output.num_cached_tokens or 0,
+        "prefill_s": metrics.first_token_ts - metrics.scheduled_ts if timed else None,
+        "decode_s": metrics.last_token_ts - metrics.first_token_ts if timed else None,
+    }
+
+
+def _choice(choice: Any) -> dict[str, Any]:
+    logprobs = None
+    if choice.logprobs is not None:
+        logprobs = [
+            _token_logprobs(token, at) for token, at in zip(choice.token_ids, choice.logprobs, strict=True) if at
+        ]
+    return {"text": choice.text, "finish_reason": choice.finish_reason or "stop", "logprobs": logprobs}
+
+
+def _token_logprobs(token: int, alternatives: Any) -> dict[str, Any]:
+    chosen = alternatives[token]
+    ranked = sorted(alternatives.values(), key=lambda one: -one.logprob)
+    return {
+        "token": chosen.decoded_token,
+        "logprob": chosen.logprob,
+        "top_logprobs": [{"token": one.decoded_token, "logprob": one.logprob} for one in ranked],
+    }
+
+
+def _send(out: Any, message: dict[str, Any]) -> None:
+    out.write(json.dumps(message) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The one JSON parser that text from outside goes through: what two parsers could read differently is refused."""
+
+import json
+from typing import Any
+
+MAX_LINE_BYTES = 8 * 2**20
+MAX_DEPTH = 64
+MAX_INTEGER = 2**63 - 1
+
+
+class NotStrictJson(ValueError):
+    """A line is not JSON in the strict sense. `code` tells the kind of fault."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def parse_line(line: bytes) -> Any:
+    """The value of one line.
+
+    Raises:
+        NotStrictJson: too long, not UTF-8, not JSON, a duplicate key, NaN or Infinity, an integer beyond 64 bits, a
+            lone surrogate, or nested deeper than MAX_DEPTH.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise NotStrictJson("E_LINE_TOO_LONG", f"line of {len(line)} bytes; at most {MAX_LINE_BYTES} are allowed")
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotStrictJson("E_UTF8", f"not UTF-8 at byte {error.start} of the line") from None
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_in_range
+        )
+    except json.JSONDecodeError as error:
+        raise NotStrictJson("E_JSON", f"not JSON at column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise NotStrictJson("E_DEPTH", f"nested deeper than {MAX_DEPTH} levels") from None
+    _check(value, depth=0)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise NotStrictJson("E_DUPKEY", f"key {twice[:80]!r} stands twice in one object; keep one")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise NotStrictJson("E_NUMBER", f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise NotStrictJson("E_NUMBER", f"{text[:80]} is too large for a 64-bit float")
+    return value
+
+
+def _in_range(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) > MAX_INTEGER:
+        raise NotStrictJson("E_NUMBER", f"integer {text[:80]} is beyond 64 bits")
+    return int(text)
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise NotStrictJson("E_DEPTH", f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _check_text(key)
+            _check(inner, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check(inner, depth + 1)
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise NotStrictJson("E_SURROGATE", "a lone surrogate (half of a character) stands in a string")

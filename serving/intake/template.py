@@ -1,0 +1,42 @@
+"""Prompt templates over columns: `{{name}}` and nothing else, so that a template can neither loop nor reach code."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PLACE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+
+
+class BadTemplate(ValueError):
+    """The template is not of the `{{column}}` kind, or a row lacks one of its columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    text: str
+    needs_column: bool = True  # a template of prompts without a column would ask the same thing of every row
+
+    def __post_init__(self) -> None:
+        if "{%" in self.text or "{#" in self.text:
+            raise BadTemplate(f"template {self.text[:80]!r}: only {{{{column}}}} is known, not statements or comments")
+        if self.needs_column and not self.columns:
+            raise BadTemplate(f"template {self.text[:80]!r} names no column; write one as {{{{column}}}}")
+        if "" in self.columns:
+            raise BadTemplate(f"template {self.text[:80]!r} has an empty {{{{}}}}; name a column in it")
+
+    @property
+    def columns(self) -> list[str]:
+        return PLACE.findall(self.text)
+
+    def fill(self, row: Mapping[str, Any]) -> str:
+        """The template with each column's value in its place; values are never read as templates again."""
+        return PLACE.sub(lambda place: self._value(row, place[1]), self.text)
+
+    def _value(self, row: Mapping[str, Any], column: str) -> str:
+        if column not in row:
+            raise BadTemplate(f"column {column!r} is missing; this row has: {', '.join(sorted(row)) or 'none'}")
+        value = row[column]
+        if value is None or isinstance(value, (dict, list)):
+            raise BadTemplate(f"column {column!r} is {'empty' if value is None else 'nested'}; it must be plain")
+        return str(value)

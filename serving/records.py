@@ -1,0 +1,289 @@
+"""The vocabulary: the values that every part of gristmill speaks in. It knows no library, file or clock."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class Endpoint(StrEnum):
+    """The OpenAI Batch `url` of a request."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETION = "/v1/completions"
+
+
+class Outcome(StrEnum):
+    """How a row left the run. A row that a stop left unanswered is `expired`; it is derived, never stored."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+class Source(StrEnum):
+    """Where a row's answer came from."""
+
+    ENGINE = "engine"  # the row itself was run
+    EXACT = "exact"  # another row with the same key was run
+    SEMANTIC = "semantic"  # a near-duplicate row was run
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str  # system | user | assistant
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an answer is drawn. Defaults come from the job file; a row may override each."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 keeps every token
+    min_p: float = 0.0
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logprobs: int | None = None  # how many alternatives to report at each token; None reports none
+    json_schema: str | None = None  # canonical JSON text of the schema that the answer must satisfy
+
+    @property
+    def repeatable(self) -> bool:
+        """True if the same request is meant to give the same answer, so that one answer may serve two rows."""
+        return self.temperature == 0.0 or self.seed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to answer. `row` is its place in the run's input and comes back on exactly one Completion."""
+
+    row: int
+    custom_id: str
+    endpoint: Endpoint
+    messages: tuple[Message, ...]  # of a completion request: one user message that holds the bare prompt
+    sampling: Sampling
+    prompt_token_ids: tuple[int, ...] | None = None  # None where no tokenizer is at hand (a remote model)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that was not admitted, and why. It never costs a token."""
+
+    row: int
+    file: str
+    line: int  # 1-based; of a Parquet file the row number
+    custom_id: str | None
+    code: str  # E_JSON, E_DUPID, ...
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request, as the engine counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0  # of the prompt tokens, those found in the prefix cache
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    text: str
+    finish_reason: str  # stop | length
+    logprobs: list[dict[str, Any]] | None = None  # a token each: token, logprob, top_logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request has no answer. `code` is what callers decide on."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine gave for one request: choices, or a failure, never both."""
+
+    row: int
+    choices: tuple[Choice, ...] = ()
+    usage: Usage = Usage(0, 0)
+    failure: Failure | None = None
+    prefill_s: float | None = None  # from being scheduled to the first token
+    decode_s: float | None = None  # from the first to the last token
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Engine seconds that a token costs, measured from the engine's own steps."""
+
+    prefill_s_per_token: float  # of a prompt token that was not in the prefix cache
+    decode_s_per_token: float  # of an output token
+
+    def seconds(self, uncached_prompt_tokens: int, completion_tokens: int) -> float:
+        return uncached_prompt_tokens * self.prefill_s_per_token + completion_tokens * self.decode_s_per_token
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A model at a precision: one way to get an answer."""
+
+    name: str  # full | quantized
+    model: str  # local folder, or the name that a server knows
+
+
+@dataclass(frozen=True, slots=True)
+class PagedCache:
+    """The KV cache. None leaves the choice to the machine."""
+
+    block_tokens: int | None = None
+    dtype: str = "auto"
+    memory_gib: float | None = None
+    prefix_caching: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    method: str = "off"  # off | ngram
+    tokens: int = 4  # drafted at each step
+
+
+@dataclass(frozen=True, slots=True)
+class Parallelism:
+    tensor: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    weights: str = "auto"  # auto | float32 | bfloat16 | float16: what the model computes in
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an engine is built from. `auto` and None are settled by the machine, see serving.engines.machine."""
+
+    cache: PagedCache = PagedCache()
+    speculation: Speculation = Speculation()
+    parallelism: Parallelism = Parallelism()
+    precision: Precision = Precision()
+    batching: Batching = Batching()
+    max_model_len: int | None = None
+    compiled: bool | None = None  # None: compiled where a GPU makes it worth its start-up time
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What engine time, or tokens, cost. Exactly one of the two kinds is set; both carry where they come from."""
+
+    source: str
+    as_of: str  # ISO date, or "job file"
+    usd_per_hour: Decimal | None = None
+    input_usd_per_mtok: Decimal | None = None
+    output_usd_per_mtok: Decimal | None = None
+
+    @property
+    def bills_time(self) -> bool:
+        return self.usd_per_hour is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Money that no single row caused: engine start-up, embedding, work that a crash threw away."""
+
+    kind: str  # start_up | embedding | waste
+    lane: str | None
+    seconds: float
+    usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one row cost. The rows of a segment add up to the bill of the time it covers."""
+
+    engine_s: float
+    usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A row that has left the run, with its charge: one line of a segment."""
+
+    row: int
+    custom_id: str
+    endpoint: Endpoint
+    outcome: Outcome
+    lane: str
+    model: str
+    source: Source
+    answered_by: int  # the row whose engine run gave the answer; the row itself for Source.ENGINE
+    choices: tuple[Choice, ...]
+    usage: Usage
+    charge: Charge
+    failure: Failure | None = None
+    prefill_s: float | None = None
+    decode_s: float | None = None
+
+
+class EngineDied(RuntimeError):
+    """The engine ended before its work was done. What it had finished stays finished."""
+
+
+class Engine(Protocol):
+    """Anything that answers requests.
+
+    `run` pulls lazily, keeps a bounded window in flight and yields in completion order, every request once. It ends
+    early, leaving what is in flight, once the `stop` that the engine was made with says so.
+
+    Raises:
+        EngineDied: from `run`.
+    """
+
+    def run(self, requests: Iterator[Request]) -> Iterator[Completion]: ...
+
+    @property
+    def rates(self) -> Rates | None:
+        """Engine seconds by token so far; None where the engine does not show its steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Every row that came in, by how it left. They always add up."""
+
+    rows: int
+    answered: int
+    refused: int
+    failed: int
+    by_source: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def expired(self) -> int:
+        return self.rows - self.answered - self.refused - self.failed
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: keys sorted, no spaces, no NaN, text left as it is."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sampling_json(sampling: Sampling) -> str:
+    return canonical_json(asdict(sampling))
+
+
+def sampling_from_json(text: str) -> Sampling:
+    fields = json.loads(text)
+    return Sampling(**{**fields, "stop": tuple(fields["stop"])})

@@ -1,0 +1,97 @@
+"""A run's answers and errors in the form of OpenAI Batch output, in the order of the input."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serving.records import Endpoint, canonical_json
+from serving.store.durable import make_folder, write_blocks
+from serving.store.run import Run
+
+if TYPE_CHECKING:
+    import duckdb
+
+ANSWERS = "SELECT * FROM rows WHERE run_id = $run AND outcome = 'answered' ORDER BY row"
+ERRORS = """
+SELECT row, custom_id, file, line, code, reason FROM refusals WHERE run_id = $run
+UNION ALL
+SELECT rows.row, rows.custom_id, requests.file, requests.line, error_code, error_reason
+FROM rows JOIN requests ON requests.run_id = rows.run_id AND requests.row = rows.row
+WHERE rows.run_id = $run AND outcome = 'failed'
+UNION ALL
+SELECT row, custom_id, file, line, 'batch_expired', 'the run stopped before this row; run the job again to resume it'
+FROM requests WHERE run_id = $run AND row NOT IN (SELECT row FROM rows WHERE run_id = $run)
+ORDER BY row
+"""
+
+
+def export(run: Run, ledger: "duckdb.DuckDBPyConnection") -> tuple[Path, Path]:
+    """Write results.jsonl and errors.jsonl; the same rows always give the same bytes."""
+    make_folder(run.export)
+    results, errors = run.export / "results.jsonl", run.export / "errors.jsonl"
+    values = {"run": run.run_id}
+    write_blocks(results, _lines(_result(run.run_id, row) for row in _rows(ledger, ANSWERS, values)))
+    write_blocks(errors, _lines(_error(run.run_id, row) for row in _rows(ledger, ERRORS, values)))
+    return results, errors
+
+
+def _rows(ledger: "duckdb.DuckDBPyConnection", sql: str, values: dict[str, str]) -> Iterator[dict[str, Any]]:
+    found = ledger.execute(sql, values)
+    names = [column[0] for column in found.description or []]
+    while block := found.fetchmany(1024):
+        yield from (dict(zip(names, row, strict=True)) for row in block)
+
+
+def _lines(values: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    return ((canonical_json(value) + "\n").encode() for value in values)
+
+
+def _result(run_id: str, row: dict[str, Any]) -> dict[str, Any]:
+    response = {"status_code": 200, "request_id": f"{run_id}-{row['row']}", "body": _body(run_id, row)}
+    return {"id": f"{run_id}-{row['row']}", "custom_id": row["custom_id"], "response": response, "error": None}
+
+
+def _body(run_id: str, row: dict[str, Any]) -> dict[str, Any]:
+    chat = row["endpoint"] == Endpoint.CHAT
+    choices = [_choice(place, choice, chat) for place, choice in enumerate(json.loads(row["choices"]))]
+    return {
+        "id": f"{'chatcmpl' if chat else 'cmpl'}-{run_id}-{row['row']}",
+        "object": "chat.completion" if chat else "text_completion",
+        "created": int(row["sealed_unix_s"]),
+        "model": row["model"],
+        "choices": choices,
+        "usage": {
+            "prompt_tokens": row["prompt_tokens"],
+            "completion_tokens": row["completion_tokens"],
+            "total_tokens": row["prompt_tokens"] + row["completion_tokens"],
+            "prompt_tokens_details": {"cached_tokens": row["cached_tokens"]},
+        },
+        # Ours, beside the standard fields: where the answer came from and what it cost.
+        "gristmill": {"lane": row["lane"], "source": row["source"], "answered_by_row": row["answered_by"],
+                      "usd": str(row["usd"])},
+    }  # fmt: skip
+
+
+def _choice(place: int, choice: dict[str, Any], chat: bool) -> dict[str, Any]:
+    common = {"index": place, "finish_reason": choice["finish_reason"]}
+    tokens = choice["logprobs"]
+    if chat:
+        logprobs = None if tokens is None else {"content": tokens}
+        message = {"role": "assistant", "content": choice["text"], "refusal": None}
+        return {**common, "message": message, "logprobs": logprobs}
+    return {**common, "text": choice["text"], "logprobs": None if tokens is None else _side_by_side(tokens)}
+
+
+def _side_by_side(tokens: list[dict[str, Any]]) -> dict[str, Any]:
+    """The completions endpoint lists tokens and numbers in lists of their own."""
+    return {
+        "tokens": [token["token"] for token in tokens],
+        "token_logprobs": [token["logprob"] for token in tokens],
+        "top_logprobs": [{top["token"]: top["logprob"] for top in token["top_logprobs"]} for token in tokens],
+    }
+
+
+def _error(run_id: str, row: dict[str, Any]) -> dict[str, Any]:
+    error = {"code": row["code"], "message": row["reason"], "file": row["file"], "line": row["line"]}
+    return {"id": f"{run_id}-{row['row']}", "custom_id": row["custom_id"], "response": None, "error": error}

@@ -1,0 +1,67 @@
+-- Views over the tables of every run. Money is exact DECIMAL USD; seconds are engine seconds.
+
+-- Every settled row with its charge, and when it was sealed.
+CREATE VIEW rows AS
+SELECT settled.* EXCLUDE (file_of_part), sealed_unix_s
+FROM settled JOIN segments ON settled.run_id = segments.run_id AND file_of_part = segments.file;
+
+-- The rates of a lane: those of its last segment, which sum over all steps of the engine that wrote it.
+CREATE VIEW lane_rates AS
+SELECT run_id, lane,
+       arg_max(prefill_s_per_token, sealed_unix_s) AS prefill_s_per_token,
+       arg_max(decode_s_per_token, sealed_unix_s) AS decode_s_per_token
+FROM segments WHERE prefill_s_per_token IS NOT NULL GROUP BY ALL;
+
+-- What each lane did: rows and tokens that its engine ran, its time, its money. Reused rows cost it nothing.
+CREATE VIEW lanes AS
+WITH ran AS (
+    SELECT run_id, lane, any_value(model) AS model,
+           count(*) FILTER (source = 'engine') AS rows_run,
+           count(*) FILTER (source <> 'engine') AS rows_reused,
+           count(*) FILTER (outcome = 'failed') AS rows_failed,
+           coalesce(sum(prompt_tokens) FILTER (source = 'engine'), 0) AS prompt_tokens,
+           coalesce(sum(cached_tokens) FILTER (source = 'engine'), 0) AS cached_tokens,
+           coalesce(sum(completion_tokens) FILTER (source = 'engine'), 0) AS completion_tokens,
+           sum(engine_s) AS engine_s, sum(usd) AS rows_usd
+    FROM rows GROUP BY run_id, lane
+), started AS (
+    SELECT run_id, lane, sum(seconds) AS start_up_s, sum(usd) AS start_up_usd
+    FROM overheads WHERE kind = 'start_up' GROUP BY run_id, lane
+)
+SELECT ran.*, coalesce(start_up_s, 0) AS start_up_s,
+       coalesce(start_up_usd, 0)::DECIMAL(24, 12) AS start_up_usd
+FROM ran LEFT JOIN started USING (run_id, lane);
+
+-- The bill of a run: every row's charge and every overhead.
+CREATE VIEW bills AS
+SELECT run_id, coalesce(rows_usd, 0)::DECIMAL(38, 12) AS rows_usd,
+       coalesce(overhead_usd, 0)::DECIMAL(38, 12) AS overhead_usd,
+       (coalesce(rows_usd, 0) + coalesce(overhead_usd, 0))::DECIMAL(38, 12) AS usd,
+       coalesce(answered, 0) AS answered, coalesce(failed, 0) AS failed
+FROM runs
+LEFT JOIN (SELECT run_id, sum(usd) AS rows_usd, count(*) FILTER (outcome = 'answered') AS answered,
+                  count(*) FILTER (outcome = 'failed') AS failed
+           FROM rows GROUP BY run_id) USING (run_id)
+LEFT JOIN (SELECT run_id, sum(usd) AS overhead_usd FROM overheads GROUP BY run_id) USING (run_id);
+
+-- What each settled row would have cost in the full lane, alone: an estimate at the rates that the full lane showed in
+-- this run. Null where the full lane did not run, or showed no rates.
+CREATE VIEW rows_at_full_rates AS
+SELECT rows.run_id, row, lane, source, usd,
+       CASE WHEN usd_per_hour IS NULL
+            THEN (prompt_tokens * input_usd_per_mtok + completion_tokens * output_usd_per_mtok) / 1000000
+            ELSE usd_per_hour / 3600 * ((prompt_tokens - cached_tokens) * prefill_s_per_token
+                                        + completion_tokens * decode_s_per_token)
+       END AS full_usd
+FROM rows
+JOIN runs USING (run_id)
+LEFT JOIN (SELECT * EXCLUDE (lane) FROM lane_rates WHERE lane = 'full') USING (run_id);
+
+-- The baseline of a run: every answered row in the full lane, nothing reused, one start-up of it. An estimate.
+CREATE VIEW baselines AS
+SELECT run_id, sum(full_usd) AS rows_usd,
+       sum(full_usd) + coalesce(any_value(start_up_usd), 0) AS usd
+FROM rows_at_full_rates
+LEFT JOIN (SELECT run_id, min(usd) AS start_up_usd FROM overheads
+           WHERE kind = 'start_up' AND lane = 'full' GROUP BY run_id) USING (run_id)
+GROUP BY run_id HAVING count(full_usd) = count(*);
