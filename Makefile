@@ -90,7 +90,8 @@ $(SAMPLE): datasets/make_sample.py | $(ENVIRONMENT)
 	touch $@
 
 # Needs uv; writes the locks anew from requirements/*.in.
-UV_COMPILE := uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28
+UV ?= uv
+UV_COMPILE := $(UV) pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28
 LEFT_OUT := --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec
 lock:
 	cd requirements

@@ -39,3 +39,9 @@ def answer(job: Job, runs: Path, progress: Progress, step: Step = run_here) -> R
             step(answer_lane, work, lane)
         step(publish, work)
     return take_receipt(work.run, work.stopped)
+
+
+def finished_receipt(job: Job, runs: Path, progress: Progress) -> Receipt | None:
+    """The receipt of a job that is done, or None; so that nothing has to be started for it."""
+    work = open_work(job, runs, progress)
+    return take_receipt(work.run, StopReason.NONE) if work.finished else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from serving.environment import settle
+from serving.environment import make_prefect_home, settle
 
 STATE = Path(".gristmill")
 MODELS = Path("models")
@@ -102,7 +102,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from flows.answer import answer
+    from flows.answer import answer, finished_receipt
     from flows.progress import progress_for
     from serving.config import load_job
 
@@ -110,12 +110,14 @@ def _run(options: argparse.Namespace) -> int:
     job = load_job(options.job, overrides)
     progress = progress_for(job.budget.usd, options.quiet)
     try:
-        if options.prefect or os.environ.get("PREFECT_API_URL"):
+        receipt = finished_receipt(job, options.runs, progress)
+        if receipt is None and (options.prefect or os.environ.get("PREFECT_API_URL")):
+            progress.say("starting Prefect")
+            make_prefect_home()
             from flows.orchestrate import answer_as_flow
 
             receipt = answer_as_flow(options.job, overrides, options.runs, progress)
-        else:
-            receipt = answer(job, options.runs, progress)
+        receipt = receipt or answer(job, options.runs, progress)
     finally:
         progress.end()
     print(receipt)

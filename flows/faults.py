@@ -1,5 +1,6 @@
 """Which fault ends a command with which exit code. Whatever is not here is a bug, and shows its traceback."""
 
+from flows.schedule import NoServer
 from optimizer.prices import UnknownPrice
 from serving.config import BadJob
 from serving.engines.http import MissingKey, ServerRefuses
@@ -29,5 +30,6 @@ EXIT_CODE_OF_FAULT: dict[type[BaseException], int] = {
     WheelMismatch: WRONG_INPUT,
     Corrupt: CORRUPT,
     EngineDied: ENGINE_FAILED,
+    NoServer: ENGINE_FAILED,
     OSError: ENGINE_FAILED,
 }

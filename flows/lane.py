@@ -25,6 +25,7 @@ from serving.records import (
     Settled,
     Source,
     Usage,
+    sampling_from_json,
 )
 from serving.store.durable import make_folder
 from serving.store.schemas import MEMBERS, REQUESTS, ROUTES, request_from_columns
@@ -33,6 +34,7 @@ from serving.store.segments import read_rows
 SEAL_ROWS = 256  # a durable segment of so many rows costs some 12 ms
 SEAL_S = 2.0  # and no finished row waits longer than this to be durable
 FEED_ROWS = 256  # how many requests are decoded at a time
+BLOCK_SLACK_TOKENS = 128  # the largest block that an engine may only half fill, for each sequence
 LEAST_WASTE_S = 0.1  # less than this since the last seal is the engine's own ending
 
 
@@ -165,7 +167,7 @@ def _run_engine(work: Work, lane: Lane, pending: pa.Table) -> None:
     work.limits.start_clock()
     settlement = None
     try:
-        with open_engine(work.job.engine, lane, log, work.limits.stop) as engine:
+        with open_engine(work.job.engine, lane, log, work.limits.stop, _kv_tokens(work, pending)) as engine:
             start_up = _overhead(work, "start_up", lane, work.limits.lap())
             settlement = Settlement(work, lane, engine, _members_of(work), [start_up])
             feed = _feed(work, pending)
@@ -179,6 +181,17 @@ def _run_engine(work: Work, lane: Lane, pending: pa.Table) -> None:
         else:  # it never became ready
             _seal_waste(work, lane, work.limits.lap())
         work.limits.stop_clock()
+
+
+def _kv_tokens(work: Work, pending: pa.Table) -> int | None:
+    """The tokens that a KV cache can hold to any use: all that can run at once at full length, and every prompt once."""
+    prompts = pending.column("prompt_tokens").to_pylist()
+    if None in prompts:
+        return None
+    samplings = (sampling_from_json(text) for text in pending.column("sampling").to_pylist())
+    outputs = [sampling.max_tokens * sampling.n for sampling in samplings]
+    longest = sorted(map(sum, zip(prompts, outputs, strict=True)), reverse=True)[: work.job.engine.max_num_seqs]
+    return sum(longest) + sum(prompts) + BLOCK_SLACK_TOKENS * len(longest)
 
 
 def _feed(work: Work, pending: pa.Table) -> Iterator[Request]:

@@ -12,6 +12,7 @@ from flows.answer import answer
 from flows.progress import Lines, Progress
 from flows.receipt import Receipt
 from serving.config import load_job
+from serving.environment import settle
 
 
 def run_as_task(stage: Callable[..., Any], /, *arguments: Any) -> Any:
@@ -22,6 +23,7 @@ def run_as_task(stage: Callable[..., Any], /, *arguments: Any) -> Any:
 @flow(name="gristmill", flow_run_name="{job}", persist_result=False, validate_parameters=False)
 def answer_job(job: str, overrides: list[str] | None = None, runs: str = "runs") -> str:
     """Run or resume a job file; returns the receipt. This is what deployments run."""
+    settle(Path(".gristmill").resolve())
     checked = load_job(Path(job), overrides)
     return str(_answer_as_tasks(job, overrides or [], runs, Lines(checked.budget.usd)))
 

@@ -46,27 +46,37 @@ class Lines:
     def __init__(self, budget_usd: Decimal | None) -> None:
         self._budget = f" of ${budget_usd}" if budget_usd is not None else ""
         self._rows = self._done = self._done_at_start = self._tokens = 0
-        self._began = self._shown = time.monotonic()
+        self._answering_s = 0.0  # without the time in which an engine starts: a pace is one of answers
+        self._last: float | None = None
+        self._shown = time.monotonic()
 
     def say(self, message: str) -> None:
-        self._began = self._began if self._tokens else time.monotonic()
+        self._last = None
         print(message, file=sys.stderr, flush=True)
 
     def start(self, rows: int, done: int) -> None:
         self._rows, self._done, self._done_at_start = rows, done, done
 
     def advance(self, rows: int, usage: Usage, usd: Decimal) -> None:
-        self._done += rows
-        self._tokens += usage.prompt_tokens + usage.completion_tokens
-        if time.monotonic() - self._shown >= LINE_EVERY_S:
+        self._note(rows, usage)
+        if time.monotonic() - self._shown >= LINE_EVERY_S and self._answering_s > 1.0:
             self._shown = time.monotonic()
             print(f"  {self.figures(usd)}", file=sys.stderr, flush=True)
 
+    def _note(self, rows: int, usage: Usage) -> None:
+        now = time.monotonic()
+        self._answering_s += now - self._last if self._last is not None else 0.0
+        self._last = now
+        self._done += rows
+        self._tokens += usage.prompt_tokens + usage.completion_tokens
+
     def figures(self, usd: Decimal) -> str:
-        elapsed_s = max(time.monotonic() - self._began, 1e-9)
-        pace = (self._done - self._done_at_start) / elapsed_s
-        left = f"{(self._rows - self._done) / pace:.0f} s left" if pace else "no pace yet"
-        return f"{self._done}/{self._rows} rows, {self._tokens / elapsed_s:.0f} tokens/s, {left}, ${usd:.6f}{self._budget}"
+        spent = f"${usd:.6f}{self._budget}"
+        if self._answering_s < 0.5:
+            return f"{self._done}/{self._rows} rows, {spent}"
+        left_s = (self._rows - self._done) * self._answering_s / max(1, self._done - self._done_at_start)
+        pace = f"{self._tokens / self._answering_s:.0f} tokens/s, some {left_s:.0f} s left"
+        return f"{self._done}/{self._rows} rows, {pace}, {spent}"
 
     def end(self) -> None:
         pass
@@ -84,7 +94,7 @@ class Bar(Lines):
         self._task: TaskID | None = None
 
     def say(self, message: str) -> None:
-        self._began = self._began if self._tokens else time.monotonic()
+        self._last = None
         self._console.print(message, markup=False, highlight=False)
 
     def start(self, rows: int, done: int) -> None:
@@ -98,8 +108,7 @@ class Bar(Lines):
         self._bar.start()
 
     def advance(self, rows: int, usage: Usage, usd: Decimal) -> None:
-        self._done += rows
-        self._tokens += usage.prompt_tokens + usage.completion_tokens
+        self._note(rows, usage)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, figures=self.figures(usd))
 

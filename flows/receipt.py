@@ -26,6 +26,7 @@ WHERE run_id = $run ORDER BY lane
 """
 OVERHEADS = "SELECT kind, sum(seconds) AS seconds, sum(usd) AS usd FROM overheads WHERE run_id = $run GROUP BY kind"
 BASELINE = "SELECT usd FROM baselines WHERE run_id = $run"
+SAVINGS = "SELECT step, saved_usd FROM savings WHERE run_id = $run ORDER BY place, step"
 EXIT_CODES = {StopReason.BUDGET: 3, StopReason.DEADLINE: 3, StopReason.INTERRUPTED: 130}
 
 
@@ -39,6 +40,7 @@ class Receipt:
     lanes: list[dict[str, Any]]
     overheads: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline_usd: Decimal | None = None  # None where it cannot be estimated
+    savings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -64,6 +66,7 @@ def take_receipt(run: Run, stopped: StopReason) -> Receipt:
             lanes=_ask(ledger, LANES, run),
             overheads={found["kind"]: found for found in _ask(ledger, OVERHEADS, run)},
             baseline_usd=baseline[0]["usd"] if baseline else None,
+            savings=_ask(ledger, SAVINGS, run),
         )
 
 
@@ -151,7 +154,8 @@ def _money(receipt: Receipt) -> list[str]:
     return [
         *lines,
         f"  baseline  ${baseline:.6f} estimated: every answered row in the full lane at this run's rates, nothing reused",
-        f"  saved     ${saved:.6f}{share}",
+        f"  saved     ${saved:+.6f}{share}, of which".replace("$+", "$").replace("$-", "-$"),
+        *(f"            {step['saved_usd']:+.6f}  {step['step']}" for step in receipt.savings),
     ]
 
 

@@ -25,6 +25,7 @@ def admit(work: Work) -> Figures:
     """Which rows are valid requests? The rest are refused with file, line and reason."""
     if (done := read_manifest(work.run.admitted)) is not None:
         return done.figures
+    work.progress.say(f"reading {', '.join(work.files)}")
     admission = Admission(_form(work), _renderer(work))
     parts = PartWriter(work.run.admitted.parent, "admit", {"requests": REQUESTS, "refusals": REFUSED})
     rows = 0
@@ -119,6 +120,7 @@ def _near_duplicates(work: Work, rows: list[int]) -> list[Pair]:
     whole = [row for row in rows if not embedder.truncates(by_row[row]["text"])]
     if len(whole) < 2:
         return []
+    work.progress.say(f"comparing {len(whole)} prompts in meaning")
     texts = {row: by_row[row]["text"] for row in whole}
     vectors = embedder.embed([texts[row] for row in whole])
     near = near_pairs(vectors, [by_row[row]["frame"] for row in whole], work.job.reuse.min_similarity)

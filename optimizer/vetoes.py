@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from difflib import SequenceMatcher
 
 # A number with its unit or currency, so that 5 kg and 5 mg, or $5 and 5 EUR, differ.
 NUMBER = re.compile(
@@ -74,11 +75,11 @@ def _words(text: str) -> list[str]:
 
 
 def _polarity(text: str) -> list[str]:
-    negations = ("n't", "non", "un")
+    """Words that turn an answer round. Not "in", which is everywhere, nor "no", which also takes words back."""
     return sorted(
-        word if word in POLARITY else "not"
+        "not" if word.endswith("n't") else word
         for word in _words(text)
-        if (word in POLARITY and word not in {"in", "no"}) or word.endswith(negations[0])
+        if word.endswith("n't") or (word in POLARITY and word not in {"in", "no"})
     )
 
 
@@ -86,6 +87,32 @@ def _names(text: str) -> list[str]:
     """Capitalised words in order, but for a sentence's first word where that is a small one."""
     found = [match for match in NAME.finditer(text) if match[0].lower() not in SMALL]
     return [match[0].lower().removesuffix("'s").removesuffix("’s") for match in found]
+
+
+# What a speaker says on taking something back: "in 1999, no wait, in 1989".
+REPAIR = set("no uh um er erm sorry rather actually wait mean oops".split())
+
+
+def _unshared_content(left: str, right: str) -> bool:
+    """True if the texts differ in a word that carries content, unless the speaker takes that word back.
+
+    Templated prompts differ in one slot, and any slot can decide the answer ("expanding" / "shrinking", "behind" /
+    "through"); paraphrases that survive this differ in small words, in order, or by a correction.
+    """
+    left_words, right_words = (_tokens(text) for text in (left, right))
+    blocks = SequenceMatcher(None, left_words, right_words, autojunk=False).get_opcodes()
+    lost = [left_words[begin:end] for kind, begin, end, _, _ in blocks if kind != "equal"]
+    gained = [right_words[begin:end] for kind, _, _, begin, end in blocks if kind != "equal"]
+    moved = Counter(_content(lost)) & Counter(_content(gained))
+    return any((Counter(_content([span])) - moved) and not REPAIR.intersection(span) for span in (*lost, *gained))
+
+
+def _tokens(text: str) -> list[str]:
+    return [token.lower().replace("’", "'").removesuffix("'s") for token in re.findall(r"\d[\d.,]*|[^\W\d_]+(?:['’]\w+)?", text)]
+
+
+def _content(spans: list[list[str]]) -> list[str]:
+    return [word for span in spans for word in span if word not in SMALL]
 
 
 def _freshness(text: str) -> list[str]:
@@ -109,7 +136,6 @@ def _fresh(left: str, right: str) -> bool:
 
 
 VETOES: dict[str, Callable[[str, str], bool]] = {
-    "freshness": _fresh,
     "numbers": _differ(_numbers),
     "quoted text": _differ(_quoted),
     "code or formula": _differ(_code),
@@ -117,4 +143,6 @@ VETOES: dict[str, Callable[[str, str], bool]] = {
     "polarity": _differ(_polarity),
     "names": _differ(_names),
     "argument order": _swapped,
+    "content words": _unshared_content,
+    "freshness": _fresh,
 }

@@ -24,6 +24,13 @@ PREFECT_DEFAULTS = {
 }
 
 
+def make_prefect_home() -> Path:
+    """Prefect makes its home folder, but not the folders above it."""
+    home = Path(os.environ["PREFECT_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
 def settle(state: Path) -> None:
     """Set the switches for this process and its children; `state` is where Prefect keeps its own things."""
     os.environ.update(QUIET_AND_OFFLINE)

@@ -10,6 +10,7 @@ from serving.records import EngineConfig
 
 GIB = 2**30
 MAX_AUTO_KV_GIB = 8.0
+LEAST_KV_GIB = 0.25
 
 
 class CannotRun(ValueError):
@@ -57,8 +58,15 @@ def this_machine() -> Machine:
     )
 
 
-def settled(config: EngineConfig, machine: Machine) -> EngineConfig:
+def bytes_per_number(dtype: str) -> int:
+    """Of a KV cache that keeps what the model computes in."""
+    return 4 if dtype == "float32" else 2
+
+
+def settled(config: EngineConfig, machine: Machine, kv_bytes_wanted: int | None = None) -> EngineConfig:
     """The same settings with everything that was left open decided for this machine.
+
+    `kv_bytes_wanted` is the KV cache that the work can use at most; more would only be zeroed, a second a GiB.
 
     Raises:
         CannotRun: more ranks than cores or GPUs.
@@ -72,15 +80,16 @@ def settled(config: EngineConfig, machine: Machine) -> EngineConfig:
     if not machine.has_gpu:
         # 32 is the smallest block that the CPU kernels take at full speed; at vLLM's default of 128 a shared system
         # prompt of 100 tokens would never hit the prefix cache.
-        memory_gib = cache.memory_gib or _auto_kv_gib(machine)
+        memory_gib = cache.memory_gib or _auto_kv_gib(machine, kv_bytes_wanted)
         cache = replace(cache, block_tokens=cache.block_tokens or 32, memory_gib=memory_gib)
     compiled = machine.has_gpu if config.compiled is None else config.compiled
     return replace(config, cache=cache, precision=replace(config.precision, weights=weights), compiled=compiled)
 
 
-def _auto_kv_gib(machine: Machine) -> float:
-    """A quarter of what is free, so that the engine, the embedder and the page cache fit beside it."""
-    return round(max(0.5, min(MAX_AUTO_KV_GIB, machine.available_bytes / GIB / 4)), 2)
+def _auto_kv_gib(machine: Machine, wanted_bytes: int | None) -> float:
+    """What the work wants, and at most a quarter of what is free: the model and the page cache need room as well."""
+    most = min(MAX_AUTO_KV_GIB, machine.available_bytes / GIB / 4)
+    return round(max(LEAST_KV_GIB, most if wanted_bytes is None else min(most, wanted_bytes / GIB)), 3)
 
 
 def _field(cpuinfo: str, name: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from serving.config import EngineSection
+from serving.models.folder import ModelFolder
 from serving.records import Engine, Lane
 
 
@@ -14,9 +15,12 @@ class RunningEngine(Engine, Protocol):
 
 
 def open_engine(
-    section: EngineSection, lane: Lane, log: Path, stop: Callable[[], bool]
+    section: EngineSection, lane: Lane, log: Path, stop: Callable[[], bool], kv_tokens: int | None = None
 ) -> AbstractContextManager[RunningEngine]:
-    """The engine of a lane; entering the context starts it. Its process, if it has one, writes to `log`."""
+    """The engine of a lane; entering the context starts it. Its process, if it has one, writes to `log`.
+
+    `kv_tokens` is how many tokens its KV cache can use at most, where the work is known.
+    """
     if section.kind == "echo":
         from serving.engines.echo import EchoEngine
 
@@ -33,8 +37,12 @@ def open_engine(
             max_retries=section.max_retries,
             stop=stop,
         )
-    from serving.engines.machine import settled, this_machine
+    from serving.engines.machine import bytes_per_number, settled, this_machine
     from serving.engines.vllm_engine import VllmEngine
 
     machine = this_machine()
-    return VllmEngine(Path(lane.model), settled(section.config, machine), machine, log, stop, section.python)
+    model = ModelFolder.open(Path(lane.model))
+    dtype = settled(section.config, machine).precision.weights
+    token_bytes = model.kv_bytes_per_token(bytes_per_number(dtype))
+    config = settled(section.config, machine, None if kv_tokens is None else kv_tokens * token_bytes)
+    return VllmEngine(model.path, config, machine, log, stop, section.python)

@@ -178,13 +178,15 @@ def find_run(runs: Path, name: str) -> Run:
     if (Path(name) / "run.json").exists():
         return Run(Path(name))
     known = all_runs(runs)
-    if name == "latest" and known:
+    if not known:
+        raise UnknownRun(f"no run in {runs}/ yet; `gristmill run JOB.toml` makes one")
+    if name == "latest":
         return max(known, key=lambda run: run.last_beat_unix_s() or 0)
     found = [run for run in known if run.run_id.startswith(name)]
     exact = [run for run in found if run.run_id == name]
     if len(exact or found) == 1:
         return (exact or found)[0]
-    listed = ", ".join(run.run_id for run in (found or known)) or "none yet"
+    listed = ", ".join(run.run_id for run in (found or known))
     raise UnknownRun(f"{'several runs start' if found else 'no run starts'} with {name!r} in {runs}/; there: {listed}")
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from serving.store.parts import Corrupt, read_manifest, verify_parts
 from serving.store.run import Run
+from serving.store.schemas import REQUESTS
 from serving.store.segments import read_rows, verify_segments
 
 
@@ -29,14 +30,9 @@ def _count(run: Run, facts: dict[str, object], requests: int, settled: int) -> N
     finished = (run.export / "finished.json").exists()
     if settled > requests or (finished and settled != requests):
         raise Corrupt(f"{run.folder}: {settled} rows are settled, {requests} were admitted")
-    known = {row["row"] for row in read_manifest_rows(run)}
+    admitted = run.stage(run.admitted).read("requests", REQUESTS, ["row"])
+    known = set(admitted["row"].to_pylist())
     for row in read_rows(run.segments, ["row"]):
         if row["row"] not in known:
             raise Corrupt(f"{run.segments}: row {row['row']} is settled, but was never admitted")
 
-
-def read_manifest_rows(run: Run) -> list[dict[str, int]]:
-    from serving.store.schemas import REQUESTS
-
-    rows: list[dict[str, int]] = run.stage(run.admitted).read("requests", REQUESTS, ["row"]).to_pylist()
-    return rows

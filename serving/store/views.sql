@@ -65,3 +65,29 @@ FROM rows_at_full_rates
 LEFT JOIN (SELECT run_id, min(usd) AS start_up_usd FROM overheads
            WHERE kind = 'start_up' AND lane = 'full' GROUP BY run_id) USING (run_id)
 GROUP BY run_id HAVING count(full_usd) = count(*);
+
+-- What each step saved against the baseline, or cost beyond it; an estimate, since the baseline is one.
+-- The steps of a run add up exactly to its baseline less its bill.
+CREATE VIEW savings AS
+WITH step AS (
+    SELECT run_id, 1 AS place, 'exact duplicates' AS step, sum(full_usd) AS saved_usd
+    FROM rows_at_full_rates WHERE source = 'exact' GROUP BY run_id
+    UNION ALL
+    SELECT run_id, 2, 'near-duplicates', sum(full_usd)
+    FROM rows_at_full_rates WHERE source = 'semantic' GROUP BY run_id
+    UNION ALL
+    SELECT run_id, 3, 'quantized lane', sum(full_usd) - sum(usd)
+    FROM rows_at_full_rates WHERE source = 'engine' AND lane = 'quantized' GROUP BY run_id
+    UNION ALL
+    SELECT run_id, 4, 'full lane against its average rates', sum(full_usd) - sum(usd)
+    FROM rows_at_full_rates WHERE source = 'engine' AND lane = 'full' GROUP BY run_id
+    UNION ALL
+    SELECT run_id, 5, 'start-up of the quantized lane', -sum(usd)
+    FROM overheads WHERE kind = 'start_up' AND lane = 'quantized' GROUP BY run_id
+    UNION ALL
+    SELECT run_id, 6, 'further start-ups of the full lane', min(usd) - sum(usd)
+    FROM overheads WHERE kind = 'start_up' AND lane = 'full' GROUP BY run_id HAVING count(*) > 1
+    UNION ALL
+    SELECT run_id, 7, kind, -sum(usd) FROM overheads WHERE kind <> 'start_up' GROUP BY run_id, kind
+)
+SELECT step.run_id, place, step, saved_usd FROM step JOIN baselines USING (run_id) WHERE saved_usd <> 0;

@@ -1,0 +1,152 @@
+"""A job that is wrong ends with exit code 2 and one line that names the thing and the way out; nothing is spent."""
+
+import pytest
+
+from tests.cli.command import Done, Place, one_line, row, rows
+
+
+def refused(place: Place, done: Done) -> str:
+    """The one line that a refusal is; checks that no engine ran."""
+    assert done.code == 2, done
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    assert place.segments == []
+    return one_line(done.err)
+
+
+def test_a_missing_job_file(place: Place) -> None:
+    (place.folder / "job.toml").unlink()
+    said = refused(place, place.run())
+    assert said == "gristmill: job.toml: cannot be read (No such file or directory); name an existing job file"
+
+
+def test_a_job_file_that_is_not_toml(place: Place) -> None:
+    place.write("job.toml", "[dataset\n")
+    assert "job.toml: not TOML" in refused(place, place.run())
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("engine.concurency=3", "did you mean 'concurrency'?"),
+        ("sampling.max_token=3", "did you mean 'max_tokens'?"),
+        ("budgt.usd=3", "did you mean 'budget'?"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(place: Place, override: str, nearest: str) -> None:
+    place.prompts(rows(1))
+    said = refused(place, place.run("--set", override))
+    assert override.split("=")[0].split(".")[0] in said
+    assert said.endswith(nearest)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("engine.kind=cobol", "engine.kind"),
+        ("sampling.temperature=9", "sampling.temperature"),
+        ("sampling.max_tokens=0", "sampling.max_tokens"),
+        ("budget.usd=-1", "budget.usd"),
+        ("budget.usd=inf", "budget.usd"),
+        ("budget.deadline=25:00", "budget.deadline"),
+        ("tenant.name=../other", "tenant.name"),
+        ("engine.kind=http", "engine.base_url"),
+        ("route.to_quantized=all", "model.quantized"),
+        ("dataset.prompt=no column", "dataset.prompt"),
+        ("dataset.prompt={% if x %}{{a}}", "dataset.prompt"),
+        ("nonsense", "--set nonsense"),
+        ("reuse.semantic=true", "reuse.embedder"),
+    ],
+)
+def test_a_value_out_of_range_is_named(place: Place, override: str, named: str) -> None:
+    place.prompts(rows(1))
+    assert named in refused(place, place.run("--set", override))
+
+
+def test_a_missing_input(place: Place) -> None:
+    assert "dataset.path = 'prompts.jsonl': no such file" in refused(place, place.run())
+    assert place.runs == []
+
+
+@pytest.mark.parametrize("name", ["prompts.docx", "folder.jsonl"])
+def test_an_input_of_an_unknown_kind(place: Place, name: str) -> None:
+    if name == "folder.jsonl":
+        (place.folder / name).mkdir()
+    else:
+        place.write(name, "x")
+    assert name in refused(place, place.run("--input", name))
+    assert place.runs == []
+
+
+def test_an_unknown_machine_names_the_nearest_listed_one(place: Place) -> None:
+    place.prompts(rows(1))
+    job = (place.folder / "job.toml").read_text(encoding="utf-8")
+    place.write("job.toml", job.replace("usd_per_hour = 3600", 'hardware = "aws/c7a.larg"'))
+    assert "'aws/c7a.larg' has no price; did you mean 'aws/c7a.large'?" in refused(place, place.run())
+    assert place.runs == []
+
+
+def test_a_job_without_a_price(place: Place) -> None:
+    place.prompts(rows(1))
+    job = (place.folder / "job.toml").read_text(encoding="utf-8")
+    place.write("job.toml", job.replace("usd_per_hour = 3600", ""))
+    assert "price" in refused(place, place.run())
+
+
+def test_an_id_that_stands_twice_names_both_places(place: Place) -> None:
+    place.job(dataset='path = "part-*.jsonl"')
+    place.prompts([row("a", "x"), row("twin", "y")], "part-1.jsonl")
+    place.prompts([row("b", "x"), row("c", "y"), row("twin", "z")], "part-2.jsonl")
+    said = refused(place, place.run())
+    assert "'twin' stands twice, at part-1.jsonl:2 and part-2.jsonl:3" in said
+
+
+def test_an_input_that_is_refused_leaves_no_run_behind(place: Place) -> None:
+    place.prompts([row("twin", "x"), row("twin", "y")])
+    refused(place, place.run())
+    assert place.runs == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("empty.jsonl", ""),
+        ("blank.jsonl", "\n \n"),
+        ("empty.csv", ""),
+        ("header.csv", "a,b\n"),
+        ("torn.parquet", "PAR1"),
+    ],
+)
+def test_an_input_without_a_row(place: Place, name: str, text: str) -> None:
+    place.write(name, text)
+    place.job(dataset=f'path = "{name}"\nprompt = "{{{{a}}}}"')
+    assert name in refused(place, place.run())
+
+
+def test_a_long_csv_cell_is_read_like_a_long_line(place: Place) -> None:
+    """Python's csv stops at 131,072 characters unless told otherwise; a line of JSON may have 8 MiB."""
+    place.job(dataset='path = "long.csv"\nprompt = "{{text}}"\nid = "id"')
+    place.write("long.csv", f"id,text\na,{'long ' * 40_000}\n")
+    done = place.run()
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "export"])
+def test_an_unknown_run(place: Place, command: str) -> None:
+    done = place.gristmill(command, "no-such-run")
+    assert done.code == 2
+    assert "run" in one_line(done.err)
+
+
+def test_a_runs_folder_that_is_a_file(place: Place) -> None:
+    place.prompts(rows(1))
+    place.write("runs", "not a folder")
+    done = place.run()
+    assert done.code == 2
+    assert "runs" in one_line(done.err)
+
+
+@pytest.mark.parametrize("price", ["nan", "0", "-1", "inf", "1e400"])
+def test_a_price_that_is_no_price(place: Place, price: str) -> None:
+    place.prompts(rows(1))
+    assert "price.usd_per_hour" in refused(place, place.run("--set", f"price.usd_per_hour={price}"))

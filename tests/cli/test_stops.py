@@ -1,0 +1,181 @@
+"""A run that is stopped, by a person, a budget or a kill, is resumed by the same command and loses nothing."""
+
+import signal
+import subprocess
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import LIMIT_S, Place, digests, kill, one_line, rows, wait_until
+
+SLOW = ("--set", "engine.echo_s=0.02")
+PROMPTS = 150  # three seconds of work at that pace
+
+
+@pytest.fixture
+def slow(place: Place) -> Place:
+    place.prompts(rows(PROMPTS))
+    return place
+
+
+def is_running(place: Place) -> bool:
+    """True once the engine has started: its log's folder is made just before."""
+    return any(place.folder.glob("runs/*/logs"))
+
+
+def started(place: Place) -> "subprocess.Popen[str]":
+    process = place.start(*SLOW)
+    wait_until(lambda: is_running(place), process)
+    time.sleep(0.3)  # some rows
+    return process
+
+
+def all_answered(place: Place) -> bool:
+    return place.answers() == {f"id-{number}": f"prompt number {number}" for number in range(PROMPTS)}
+
+
+def durable_rows(place: Place) -> int:
+    return int(place.ask("SELECT count(*) AS n FROM rows")[0]["n"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_130_keeps_what_it_did_and_resumes(slow: Place, number: signal.Signals) -> None:
+    process = started(slow)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "stopped (interrupted)" in out
+    done_before = durable_rows(slow)
+    assert 0 < done_before < PROMPTS
+    assert len(slow.errors) == PROMPTS - done_before  # each of them as batch_expired
+    assert slow.run().code == 0
+    assert all_answered(slow)
+    assert slow.errors == []
+
+
+def test_a_budget_stops_the_run_before_it_is_passed_and_a_larger_one_resumes_it(slow: Place) -> None:
+    # A dollar a second; 1.40 less the margin of one second leaves 0.4 s of work, some 20 of 150 rows.
+    stopped = slow.run(*SLOW, "--set", "budget.usd=1.40")
+    assert stopped.code == 3
+    assert "stopped (budget)" in stopped.out
+    (bill,) = slow.ask("SELECT usd::VARCHAR AS usd, answered FROM bills")
+    assert Decimal(0) < Decimal(bill["usd"]) <= Decimal("1.40")
+    assert 0 < bill["answered"] < PROMPTS
+    assert slow.run("--set", "budget.usd=100").code == 0
+    assert all_answered(slow)
+
+
+def test_a_budget_that_bears_nothing_starts_no_row(slow: Place) -> None:
+    stopped = slow.run("--set", "budget.usd=0.5")
+    assert stopped.code == 3
+    assert durable_rows(slow) == 0
+
+
+def test_a_deadline_is_no_less_resumable(slow: Place) -> None:
+    """The next minute is at most 60 s off: too long to wait for here, so this only shows that a far one stops nothing."""
+    assert slow.run("--set", "budget.deadline=00:00").code == 0
+
+
+def test_a_second_writer_is_told_who_holds_the_run(slow: Place) -> None:
+    first = started(slow)
+    second = slow.run()
+    kill(first)
+    assert second.code == 2
+    said = one_line(second.err)
+    assert f"process {first.pid} on " in said
+    assert slow.only_run.name in said
+
+
+def test_a_reader_of_the_status_does_not_keep_a_writer_out(slow: Place) -> None:
+    """`status` in a loop beside a starting run must not look like a second writer to it."""
+    slow.run(*SLOW, "--set", "budget.usd=0.5")
+    looking = f"while :; do {Path(slow.folder / 'look.py')}; done"
+    del looking
+    reader = slow.write(
+        "look.py",
+        "import sys, time\nfrom pathlib import Path\nfrom serving.store.run import Run\n"
+        "run = Run(Path(sys.argv[1]))\nprint('looking', flush=True)\n"
+        "while True: run.is_held()\n",
+    )
+    import sys
+
+    process = subprocess.Popen(
+        [sys.executable, str(reader), str(slow.only_run)], stdout=subprocess.PIPE, encoding="utf-8"
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "looking\n"
+    codes = [slow.run("--set", "budget.usd=0.5").code for _ in range(4)]
+    process.kill()
+    process.communicate()
+    assert codes == [3, 3, 3, 3]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A run that was ended by SIGKILL between its first segment and its last row."""
+    place = Place(tmp_path_factory.mktemp("killed"))
+    place.job()
+    place.prompts(rows(1000))
+    process = place.start("--set", "engine.echo_s=0.002")
+    wait_until(lambda: len(place.segments) >= 1, process)
+    time.sleep(0.2)  # some rows that no segment has yet
+    kill(process)
+    assert len(place.segments) >= 1
+    return place
+
+
+def test_right_after_a_kill_the_status_is_stopped(killed: Place) -> None:
+    done = killed.gristmill("status")
+    assert (done.code, done.err) == (0, "")
+    assert "stopped; run its job again to resume it" in done.out
+    assert done.wall_s < 2.0  # one second by design; another for a busy machine
+
+
+def test_a_killed_run_verifies(killed: Place) -> None:
+    assert killed.gristmill("verify").code == 0
+
+
+def test_a_killed_run_can_be_exported_with_its_open_rows_as_expired(killed: Place, tmp_path: Path) -> None:
+    copy = copied(killed, tmp_path)
+    assert copy.gristmill("export").code == 0
+    assert len(copy.results) + len(copy.errors) == 1000
+    assert {line["error"]["code"] for line in copy.errors} == {"batch_expired"}
+
+
+def test_a_killed_run_resumes_with_no_row_lost_or_twice_and_its_waste_shown(killed: Place, tmp_path: Path) -> None:
+    place = copied(killed, tmp_path)
+    before = {name: digest for name, digest in digests(place.only_run).items() if name.startswith("segments/w0001")}
+    done = place.run()
+    assert done.code == 0
+    assert place.answers() == {f"id-{number}": f"prompt number {number}" for number in range(1000)}
+    # Some 0.2 s passed between the first segment and the kill; at a dollar a second that is money.
+    (waste,) = place.ask("SELECT sum(seconds) AS seconds, sum(usd)::DOUBLE AS usd FROM overheads WHERE kind = 'waste'")
+    assert 0.05 < waste["seconds"] < 2.0
+    assert waste["usd"] == pytest.approx(waste["seconds"], rel=1e-4)
+    assert "waste" in done.out
+    assert place.gristmill("verify").code == 0
+    after = digests(place.only_run)
+    assert {name: after[name] for name in before if not name.endswith(".writing")} == before
+
+
+def test_a_kill_during_the_first_answer_is_wasted_time_too(place: Place) -> None:
+    """An engine that is killed before it has answered anything has run all the same."""
+    place.prompts(rows(2))
+    process = place.start("--set", "engine.echo_s=5")
+    wait_until(lambda: is_running(place), process)
+    time.sleep(1.0)
+    kill(process)
+    assert place.segments == []
+    assert place.run().code == 0
+    (waste,) = place.ask("SELECT coalesce(sum(seconds), 0) AS seconds FROM overheads WHERE kind = 'waste'")
+    assert 0.7 < waste["seconds"] < 3.0
+
+
+def copied(place: Place, folder: Path) -> Place:
+    import shutil
+
+    shutil.copytree(place.folder, folder, dirs_exist_ok=True)
+    return Place(folder)

@@ -1,0 +1,145 @@
+"""The parts of the vllm engine that need no vLLM: its arguments, its environment, its arithmetic."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving.engines.machine import GIB, Machine, settled
+from serving.engines.vllm_engine import child_environment, rates_from_steps, vllm_arguments
+from serving.records import EngineConfig, PagedCache, Parallelism, Rates, Speculation
+
+CPU = Machine("a CPU", (0, 1, 2, 3), frozenset(), 16 * GIB, 8 * GIB, ())
+GPU = replace(CPU, gpus=("a GPU",))
+CONFIG = settled(EngineConfig(), CPU)
+MODEL = Path("models/tiny")
+
+
+def test_arguments_on_a_cpu() -> None:
+    assert vllm_arguments(MODEL, CONFIG) == {
+        "model": "models/tiny",
+        "dtype": "float32",
+        "block_size": 32,
+        "kv_cache_dtype": "auto",
+        "enable_prefix_caching": True,
+        "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+        "tensor_parallel_size": 1,
+        "distributed_executor_backend": "uni",
+        "enforce_eager": True,
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        "kv_cache_memory_bytes": 2147483648,  # a quarter of 8 GiB free = 2 * 2**30
+    }
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU], ids=["cpu", "gpu"])
+def test_a_models_own_code_and_pickles_are_never_run(machine: Machine) -> None:
+    arguments = vllm_arguments(MODEL, settled(EngineConfig(), machine))
+    assert (arguments["trust_remote_code"], arguments["load_format"]) == (False, "safetensors")
+
+
+def test_what_is_left_to_vllm_is_not_named() -> None:
+    arguments = vllm_arguments(MODEL, settled(EngineConfig(), GPU))
+    assert arguments.keys().isdisjoint({"block_size", "max_model_len", "kv_cache_memory_bytes", "speculative_config"})
+
+
+def test_several_ranks_run_in_several_processes() -> None:
+    arguments = vllm_arguments(MODEL, replace(CONFIG, parallelism=Parallelism(2)))
+    assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (2, "mp")
+
+
+def test_ngram_speculation_names_how_many_tokens_it_drafts() -> None:
+    arguments = vllm_arguments(MODEL, replace(CONFIG, speculation=Speculation("ngram", 3)))
+    assert arguments["speculative_config"]["method"] == "ngram"
+    assert arguments["speculative_config"]["num_speculative_tokens"] == 3
+
+
+def test_settings_of_the_cache_reach_vllm() -> None:
+    arguments = vllm_arguments(MODEL, replace(CONFIG, cache=PagedCache(16, "fp8", 0.5, prefix_caching=False)))
+    names = ("block_size", "kv_cache_dtype", "kv_cache_memory_bytes", "enable_prefix_caching")
+    assert [arguments[name] for name in names] == [16, "fp8", 536870912, False]  # 0.5 * 2**30
+
+
+# Steps that only decoded: 4 tokens in 0.2 s, so 0.05 s a token. A mixed one: 10 prefill and 2 decode tokens in 0.3 s;
+# decoding took 2 * 0.05 = 0.1 s; the 10 prefill tokens took the other 0.2 s, so 0.02 s each.
+STEPS = {"decode_s": 0.2, "decode_tokens": 4.0, "mixed_s": 0.3, "mixed_prefill": 10.0, "mixed_decode": 2.0}
+
+
+def test_rates_tell_prefill_from_decode() -> None:
+    rates = rates_from_steps(STEPS)
+    assert rates is not None
+    assert (rates.prefill_s_per_token, rates.decode_s_per_token) == (pytest.approx(0.02), pytest.approx(0.05))
+
+
+def test_without_a_step_that_only_decoded_a_token_is_a_token() -> None:
+    # 0.3 s over 10 + 2 tokens
+    assert rates_from_steps({**STEPS, "decode_s": 0.0, "decode_tokens": 0.0}) == Rates(0.3 / 12, 0.3 / 12)
+
+
+def test_without_prefill_a_token_is_a_token() -> None:
+    # 0.2 s over 4 tokens
+    only_decode = dict.fromkeys(STEPS, 0.0) | {"decode_s": 0.2, "decode_tokens": 4.0}
+    assert rates_from_steps(only_decode) == Rates(0.05, 0.05)
+
+
+def test_before_the_first_token_there_are_no_rates() -> None:
+    assert rates_from_steps(dict.fromkeys(STEPS, 0.0)) is None
+
+
+def test_prefill_never_has_a_negative_rate() -> None:
+    # 2 decode tokens at 0.05 s would have taken 0.1 s, longer than the whole mixed step of 0.05 s.
+    rates = rates_from_steps({**STEPS, "mixed_s": 0.05})
+    assert rates is not None
+    assert rates.prefill_s_per_token == 0.0
+
+
+SECRETS = ("OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "STUB_KEY", "PREFECT_API_KEY", "GITHUB_TOKEN", "DATABASE_URL")
+TOKENS_OF_HUGGING_FACE = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+@pytest.mark.parametrize("name", [*SECRETS, *TOKENS_OF_HUGGING_FACE])
+def test_the_engines_process_gets_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "a-secret")
+    assert "a-secret" not in child_environment(CONFIG, CPU, None).values()
+
+
+def test_the_engines_process_stays_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert child_environment(CONFIG, CPU, None)["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_variable_that_makes_python_run_code_does_not_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHONPATH", "PYTHONSTARTUP", "LD_PRELOAD"):
+        monkeypatch.setenv(name, "/somewhere/else")
+    assert "/somewhere/else" not in child_environment(CONFIG, GPU, None).values()
+
+
+def test_one_rank_gets_every_core() -> None:
+    assert child_environment(CONFIG, CPU, None)["VLLM_CPU_OMP_THREADS_BIND"] == "0,1,2,3"
+
+
+def test_ranks_share_the_cores_out() -> None:
+    environment = child_environment(replace(CONFIG, parallelism=Parallelism(2)), CPU, None)
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "0,2|1,3"
+
+
+def test_a_gpu_needs_no_cores_bound() -> None:
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in child_environment(CONFIG, GPU, None)
+
+
+def test_intels_openmp_is_taken_from_the_interpreter_that_runs_the_engine(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libiomp5.so").touch()
+    environment = child_environment(CONFIG, CPU, str(tmp_path / "bin" / "python"))
+    assert environment["LD_PRELOAD"] == str(tmp_path / "lib" / "libiomp5.so")
+
+
+def test_without_intels_openmp_nothing_is_preloaded(tmp_path: Path) -> None:
+    assert "LD_PRELOAD" not in child_environment(CONFIG, CPU, str(tmp_path / "bin" / "python"))
+
+
+def test_importing_the_engine_does_not_import_vllm() -> None:
+    assert "vllm" not in sys.modules
