@@ -38,7 +38,9 @@ def _in_words(command: Callable[[], int]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gristmill", description="A file of prompts in, a file of answers and a bill out.")
+    parser = argparse.ArgumentParser(
+        prog="gristmill", description="A file of prompts in, a file of answers and a bill out."
+    )
     parser.add_argument("--version", action="version", version=f"gristmill {version('gristmill')}")
     parser.add_argument("--runs", type=Path, default=Path(os.environ.get("GRISTMILL_RUNS", "runs")), help="run folders")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -148,7 +150,7 @@ def _export(options: argparse.Namespace) -> int:
     from serving.store.run import find_run
 
     run = find_run(options.runs, options.run)
-    with open_ledger(options.runs) as ledger:
+    with open_ledger(run.folder.parent) as ledger:
         for file in export(run, ledger):
             print(file)
     return 0
@@ -157,19 +159,22 @@ def _export(options: argparse.Namespace) -> int:
 def _costs(options: argparse.Namespace) -> int:
     from flows.costs import costs
 
-    print(costs(options.runs, options.name, options.sql, options.format))
+    print(costs(options.runs, options.name, options.sql, options.format, _warn))
     return 0
+
+
+def _warn(warning: str) -> None:
+    print(warning, file=sys.stderr)
 
 
 def _models(options: argparse.Namespace) -> int:
     from flows import models
 
-    say = sys.stderr.write
     if options.action == "prepare":
         models.prepare(MODELS, STATE / "wheels", lambda message: print(message, flush=True))
     elif options.action == "quantize":
         models.quantize(options.source, options.target)
-    print(models.table(MODELS, lambda refusal: say(f"{refusal}\n")))
+    print(models.table(MODELS, _warn))
     return 0
 
 

@@ -3,13 +3,19 @@
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from serving.store.ledger import Answer, BadQuery, ask, named_queries, open_ledger, write_ledger
 
 
-def costs(runs: Path, name: str | None, sql: str | None, form: str) -> str:
-    """The answer to a named query, or to a SELECT; without either the list of the named queries."""
+def costs(
+    runs: Path, name: str | None, sql: str | None, form: str, warn: Callable[[str], None] = lambda warning: None
+) -> str:
+    """The answer to a named query, or to a SELECT; without either the list of the named queries.
+
+    `warn` hears of runs that are too damaged to be counted.
+    """
     if name is not None and sql is not None:
         raise BadQuery("give a name or --sql, not both")
     if name is None and sql is None:
@@ -19,6 +25,8 @@ def costs(runs: Path, name: str | None, sql: str | None, form: str) -> str:
     if runs.is_dir():
         write_ledger(runs)
     with open_ledger(runs) as ledger:
+        for run_id, reason in ask(ledger, "SELECT run_id, reason FROM unreadable").rows:
+            warn(f"run {run_id} is left out: {reason}")
         return _formed(ask(ledger, statement), form)
 
 

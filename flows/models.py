@@ -30,4 +30,6 @@ def table(models: Path, say: Say) -> str:
         sizes = (f"{model.size_bytes / 1e6:.0f}", str(model.max_model_len), f"{model.heads}/{model.kv_heads}")
         rows.append((str(model.path), model.architecture, model.precision, *sizes, licence))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

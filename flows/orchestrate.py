@@ -1,4 +1,4 @@
-"""The same stages as Prefect tasks. The only importer of prefect; it holds no truth: the run folder decides what is done."""
+"""The same stages as Prefect tasks. Prefect holds no truth here: the run folder decides what is done."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,12 @@ from serving.environment import settle
 
 def run_as_task(stage: Callable[..., Any], /, *arguments: Any) -> Any:
     """A stage as a task. Its arguments stay out of Prefect's sight: it would walk and hash every value in them."""
-    return task(lambda: stage(*arguments), name=stage.__name__, cache_policy=NO_CACHE, persist_result=False)()
+
+    @task(name=stage.__name__, cache_policy=NO_CACHE, persist_result=False)
+    def run() -> Any:
+        return stage(*arguments)
+
+    return run()
 
 
 @flow(name="gristmill", flow_run_name="{job}", persist_result=False, validate_parameters=False)

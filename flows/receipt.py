@@ -134,7 +134,7 @@ def _verdict(receipt: Receipt, lane: dict[str, Any]) -> str:
         return f"  paid: {speed}, its own start-up included"
     if actual < at_full:
         return f"  did not pay: {speed}, but its start-up of ${lane['start_up_usd']:.6f} cost more than it saved"
-    return f"  did not pay on this machine: {speed}; [route] to_quantized = \"none\" is cheaper here"
+    return f'  did not pay on this machine: {speed}; [route] to_quantized = "none" is cheaper here'
 
 
 def _money(receipt: Receipt) -> list[str]:
@@ -153,7 +153,7 @@ def _money(receipt: Receipt) -> list[str]:
     share = f", {saved / baseline * 100:+.0f} %" if baseline else ""
     return [
         *lines,
-        f"  baseline  ${baseline:.6f} estimated: every answered row in the full lane at this run's rates, nothing reused",
+        f"  baseline  ${baseline:.6f} estimated: all answered rows in the full lane at its rates here, nothing reused",
         f"  saved     ${saved:+.6f}{share}, of which".replace("$+", "$").replace("$-", "-$"),
         *(f"            {step['saved_usd']:+.6f}  {step['step']}" for step in receipt.savings),
     ]

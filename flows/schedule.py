@@ -35,7 +35,7 @@ def serve(job: Path, overrides: list[str], runs: Path, cron: str) -> None:
 
 
 def _serve(job: Path, overrides: list[str], runs: Path, cron: str) -> None:
-    from prefect.flows import EntrypointType
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.orchestrate import answer_job
 

@@ -1,4 +1,4 @@
-"""The stages before and after the engines: plain functions over an open job. A stage that is complete is not run again."""
+"""The stages before and after the engines: plain functions over an open job. A complete stage is not run again."""
 
 import hashlib
 import time
@@ -8,14 +8,13 @@ from flows.open import Work
 from optimizer.collapse import Pair, assign, exact_representatives, judge_pairs, star_cover
 from optimizer.cost import usd_of_time
 from optimizer.route import route as lane_of
+from serving.config import BadJob
 from serving.intake.admit import Admission, Admitted, Form
 from serving.intake.files import BadInput
 from serving.intake.render import ModelRenderer, PlainRenderer, Renderer
 from serving.intake.template import BadTemplate, Template
-from serving.config import BadJob, Job
 from serving.records import Refusal, canonical_json, sampling_from_json
-from serving.store.durable import write_json
-from serving.store.parts import Manifest, PartWriter, read_manifest
+from serving.store.parts import PartWriter, read_manifest
 from serving.store.schemas import MEMBERS, PAIRS, REFUSED, REQUESTS, ROUTES, refusal_to_columns, request_to_columns
 
 Figures = dict[str, Any]
@@ -159,17 +158,19 @@ def _members(work: Work) -> Any:
 def publish(work: Work) -> Figures:
     """Write the answers and errors out, and the ledger anew; a run without an open row is marked finished."""
     from serving.store.export import export
+    from serving.store.finished import finish
     from serving.store.ledger import open_ledger, write_ledger
 
     runs = work.run.folder.parent
     with open_ledger(runs) as ledger:
         export(work.run, ledger)
         found = ledger.execute(
-            "SELECT count(*) FROM requests WHERE run_id = $run AND row NOT IN (SELECT row FROM rows WHERE run_id = $run)",
+            "SELECT count(*) FROM requests WHERE run_id = $run"
+            " AND row NOT IN (SELECT row FROM rows WHERE run_id = $run)",
             {"run": work.run.run_id},
         ).fetchone()
     open_rows = found[0] if found else 0
     if open_rows == 0:
-        write_json(work.run.export / "finished.json", {"open_rows": 0})
+        finish(work.run)
     write_ledger(runs)
     return {"open_rows": open_rows}

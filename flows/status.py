@@ -1,5 +1,6 @@
 """`gristmill status`: where a run stands, read from its folder alone, so that it is right at once after a kill."""
 
+from serving.store.finished import is_finished
 from serving.store.parts import read_manifest
 from serving.store.run import Run
 from serving.store.segments import read_rows
@@ -16,13 +17,15 @@ def status_of(run: Run) -> str:
     requests, refused = admitted.rows("requests"), admitted.rows("refusals")
     settled = sum(outcomes.values())
     counts = [f"{outcomes.get(name, 0)} {name}" for name in ("answered", "failed")]
-    lines.append(f"  rows in {requests + refused} = {' + '.join(counts)} + {refused} refused + {requests - settled} open")
+    lines.append(
+        f"  rows in {requests + refused} = {' + '.join(counts)} + {refused} refused + {requests - settled} open"
+    )
     return "\n".join(lines)
 
 
 def _state(run: Run) -> str:
     if run.is_held():
         return "running"
-    if (run.export / "finished.json").exists():
+    if is_finished(run):
         return "finished"
     return "stopped; run its job again to resume it"

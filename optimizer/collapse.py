@@ -51,18 +51,22 @@ def star_cover(pairs: Sequence[Pair], weight: Mapping[int, int]) -> dict[int, in
     ln(n) of the best cover; the best is NP-hard.
     """
     neighbours: dict[int, set[int]] = defaultdict(set)
+    opposed: dict[int, set[int]] = defaultdict(set)  # a veto holds through a third row as well
     for pair in pairs:
-        if pair.veto is None:
-            neighbours[pair.row].add(pair.other_row)
-            neighbours[pair.other_row].add(pair.row)
+        side = neighbours if pair.veto is None else opposed
+        side[pair.row].add(pair.other_row)
+        side[pair.other_row].add(pair.row)
     served: dict[int, int] = {}
     centres: set[int] = set()
     for row in sorted(neighbours, key=lambda row: (-sum(weight[near] for near in neighbours[row]), row)):
         if row in served:
             continue
         centres.add(row)
-        for near in neighbours[row] - served.keys() - centres:
-            served[near] = row
+        star: set[int] = set()
+        for near in sorted(neighbours[row] - served.keys() - centres):
+            if not opposed[near] & star:
+                star.add(near)
+                served[near] = row
     return served
 
 

@@ -1,7 +1,6 @@
 """Money: exact decimals, shared out so that rows add up to the bill to the last digit. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 
 from serving.records import Charge, Price, Rates, Usage
@@ -20,7 +19,8 @@ def usd_of_time(price: Price, seconds: float) -> Decimal:
 
 
 def usd_of_tokens(price: Price, usage: Usage) -> Decimal:
-    assert price.input_usd_per_mtok is not None and price.output_usd_per_mtok is not None
+    assert price.input_usd_per_mtok is not None
+    assert price.output_usd_per_mtok is not None
     listed = usage.prompt_tokens * price.input_usd_per_mtok + usage.completion_tokens * price.output_usd_per_mtok
     return (listed / MTOK).quantize(USD_STEP, ROUND_HALF_EVEN)
 
@@ -57,23 +57,3 @@ def split_exactly(usd: Decimal, shares: Sequence[float]) -> list[Decimal]:
 
 def _weight(usage: Usage, rates: Rates) -> float:
     return rates.seconds(max(0, usage.prompt_tokens - usage.cached_tokens), usage.completion_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a lane paid: what its rows cost there, against what the same tokens would have cost in the full lane."""
-
-    actual_usd: Decimal
-    at_full_rates_usd: Decimal
-
-    @property
-    def paid(self) -> bool:
-        return self.actual_usd < self.at_full_rates_usd
-
-
-def usd_at_rates(price: Price, rates: Rates, usage: Usage) -> Decimal:
-    """An estimate: what tokens would cost at rates measured on others."""
-    if not price.bills_time:
-        return usd_of_tokens(price, usage)
-    uncached = max(0, usage.prompt_tokens - usage.cached_tokens)
-    return usd_of_time(price, rates.seconds(uncached, usage.completion_tokens))

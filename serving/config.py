@@ -5,7 +5,7 @@ import json
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,7 +26,7 @@ class BadJob(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class DatasetSection(Section):
@@ -42,13 +42,13 @@ class ModelSection(Section):
 
 
 class SamplingSection(Section):
-    max_tokens: int = Field(256, ge=1, strict=True)
+    max_tokens: int = Field(256, ge=1, le=131_072)
     temperature: float = Field(0.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, strict=True)
+    top_k: int = Field(0, ge=0)
     min_p: float = Field(0.0, ge=0, le=1)
-    seed: int | None = None
-    stop: list[str] = []
+    seed: int | None = Field(None, ge=-(2**63) + 1, le=2**63 - 1)
+    stop: list[Annotated[str, Field(min_length=1)]] = Field([], max_length=4)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float = Field(1.0, gt=0, le=2)
@@ -60,23 +60,23 @@ class EngineSection(Section):
     # vllm
     python: str | None = None  # another interpreter that has vLLM
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_num_seqs: int = Field(64, ge=1, strict=True)
-    max_num_batched_tokens: int = Field(2048, ge=1, strict=True)
-    max_model_len: int | None = Field(None, ge=1, strict=True)
-    block_size: int | None = Field(None, ge=1, strict=True)
+    max_num_seqs: int = Field(64, ge=1)
+    max_num_batched_tokens: int = Field(2048, ge=1)
+    max_model_len: int | None = Field(None, ge=1)
+    block_size: int | None = Field(None, ge=1)
     kv_dtype: str = "auto"
     kv_gib: float | None = Field(None, gt=0)
     prefix_caching: bool = True
     compiled: bool | None = None
-    tensor_parallel: int = Field(1, ge=1, strict=True)
+    tensor_parallel: int = Field(1, ge=1)
     speculation: Literal["off", "ngram"] = "off"
-    speculation_tokens: int = Field(4, ge=1, strict=True)
+    speculation_tokens: int = Field(4, ge=1)
     # http
     base_url: str = ""
     api_key_env: str | None = None  # the environment variable that holds the key
-    concurrency: int = Field(32, ge=1, strict=True)
+    concurrency: int = Field(32, ge=1)
     timeout_s: float = Field(600.0, gt=0)
-    max_retries: int = Field(6, ge=0, strict=True)
+    max_retries: int = Field(6, ge=0)
     # echo
     echo_s: float = Field(0.0, ge=0)  # how long an answer takes
 
@@ -108,7 +108,7 @@ class ReuseSection(Section):
 
 class RouteSection(Section):
     to_quantized: Literal["none", "short", "all"] = "none"
-    short_prompt_tokens: int = Field(64, ge=1, strict=True)  # a prompt of at most so many tokens is short
+    short_prompt_tokens: int = Field(64, ge=1)  # a prompt of at most so many tokens is short
 
 
 class QualitySection(Section):
@@ -118,15 +118,15 @@ class QualitySection(Section):
 
 
 class BudgetSection(Section):
-    usd: Decimal | None = Field(None, gt=0)
+    usd: Decimal | None = Field(None, gt=0, strict=False)
     deadline: str | None = Field(None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")  # local time of day, the next to come
 
 
 class PriceSection(Section):
     hardware: str | None = None  # a row of the catalogue
-    usd_per_hour: Decimal | None = Field(None, gt=0)
-    input_usd_per_mtok: Decimal | None = Field(None, ge=0)
-    output_usd_per_mtok: Decimal | None = Field(None, ge=0)
+    usd_per_hour: Decimal | None = Field(None, gt=0, strict=False)
+    input_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
+    output_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
 
     @model_validator(mode="after")
     def _one_kind_of_price(self) -> "PriceSection":
@@ -176,7 +176,8 @@ class Job(Section):
 
     def settings_that_change_an_answer(self) -> dict[str, Any]:
         """What a run id is made of, beside the bytes of the input and of the models."""
-        engine = {"kind": self.engine.kind, "base_url": self.engine.base_url, "dtype": self.engine.dtype}
+        of_engine = {"kind", "base_url", "dtype", "kv_dtype", "max_model_len"}
+        engine = self.engine.model_dump(include=of_engine)
         dataset = self.dataset.model_dump(exclude={"path"})
         parts = {name: getattr(self, name).model_dump() for name in ("model", "sampling", "reuse", "route")}
         return {**parts, "dataset": dataset, "engine": engine, "tenant": self.tenant.name}
@@ -195,7 +196,7 @@ def load_job(path: Path, overrides: list[str] | None = None) -> Job:
     except UnicodeDecodeError as error:
         raise BadJob(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     try:
-        values = tomllib.loads(text, parse_float=str)
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadJob(f"{path}: not TOML: {error}") from None
     for override in overrides or []:
@@ -229,7 +230,7 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
 def _toml_value(text: str) -> Any:
     """A TOML value where the text is one, else the text itself, so that shells need no second pair of quotes."""
     try:
-        return tomllib.loads(f"value = {text}", parse_float=str)["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
@@ -255,6 +256,7 @@ def _known_keys(section: tuple[Any, ...]) -> list[str]:
     fields = Job.model_fields
     if section:
         annotation = fields[str(section[0])].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, Section)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, Section)
         fields = annotation.model_fields
     return sorted(fields)

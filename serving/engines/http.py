@@ -15,9 +15,10 @@ from typing import Any, Self
 
 import httpx
 
-from serving.records import Choice, Completion, EngineDied, Endpoint, Failure, Rates, Request, Usage
+from serving.records import Choice, Completion, Endpoint, EngineDied, Failure, Rates, Request, Usage
 
 RETRYABLE = {408, 409, 425, 429, 500, 502, 503, 504}
+MAX_TOKENS = 2**31 - 1
 REFUSES_US = {401, 403, 404}
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 30.0
@@ -32,8 +33,8 @@ DEFAULTS_OF_SERVERS: dict[str, Any] = {  # left out when they say nothing, since
 Outcome = Completion | BaseException
 
 
-class MissingKey(ValueError):
-    """The environment variable that should hold the API key is not set."""
+class BadKey(ValueError):
+    """The environment variable that should hold the API key is not set, or holds what no header can carry."""
 
 
 class ServerRefuses(ValueError):
@@ -163,7 +164,9 @@ def _authorization(api_key_env: str | None) -> dict[str, str]:
         return {}
     key = os.environ.get(api_key_env)
     if not key:
-        raise MissingKey(f"engine.api_key_env names {api_key_env!r}, but that environment variable is not set")
+        raise BadKey(f"engine.api_key_env names {api_key_env!r}, but that environment variable is not set")
+    if not (key.isascii() and key.isprintable()):
+        raise BadKey(f"the key in {api_key_env} has a line break or another character that no HTTP header can carry")
     return {"Authorization": f"Bearer {key}"}
 
 
@@ -189,8 +192,9 @@ def _read_reply(request: Request, reply: httpx.Response) -> Completion:
         body = reply.json()
         choices = tuple(_choice(request.endpoint, choice) for choice in body["choices"])
         usage = _usage(body["usage"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Completion(request.row, failure=Failure("E_REPLY", f"the reply is not in OpenAI form: {error!r}"))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        reason = f"the reply is not in OpenAI form: {type(error).__name__}: {error}"
+        return Completion(request.row, failure=Failure("E_REPLY", reason[:300].encode(errors="replace").decode()))
     if len(choices) != request.sampling.n:
         reason = f"asked for {request.sampling.n} choices, got {len(choices)}"
         return Completion(request.row, usage=usage, failure=Failure("E_REPLY", reason))
@@ -201,6 +205,7 @@ def _choice(endpoint: Endpoint, choice: dict[str, Any]) -> Choice:
     text = choice["message"]["content"] if endpoint is Endpoint.CHAT else choice["text"]
     if not isinstance(text, str):
         raise TypeError(f"the answer is {type(text).__name__}, not text")
+    text.encode()  # half a character cannot be stored
     logprobs = choice.get("logprobs") or {}
     tokens = logprobs.get("content") if endpoint is Endpoint.CHAT else _flat_logprobs(logprobs)
     return Choice(text, choice.get("finish_reason") or "stop", tokens)
@@ -220,7 +225,7 @@ def _flat_logprobs(logprobs: dict[str, Any]) -> list[dict[str, Any]] | None:
 def _usage(usage: dict[str, Any]) -> Usage:
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     counts = (usage["prompt_tokens"], usage["completion_tokens"], cached)
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
+    if not all(isinstance(count, int) and 0 <= count <= MAX_TOKENS for count in counts):
         raise ValueError(f"token counts {counts} are not counts")
     return Usage(*counts)
 
@@ -243,14 +248,18 @@ def _retry_after_s(reply: httpx.Response) -> float | None:
 
 def _backoff_s(attempt: int) -> float:
     """Doubling with full jitter, so that many clients do not come back at once."""
-    return random.uniform(0.5, 1.0) * min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt)
+    return random.uniform(0.5, 1.0) * min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0**attempt)
 
 
-def _get(done: "queue.Queue[Outcome]") -> Completion | None:
+def _get(done: "queue.Queue[Outcome]") -> Outcome | None:
     try:
         return done.get(timeout=POLL_S)
     except queue.Empty:
         return None
+
+
+def _outcome(task: "asyncio.Task[Completion]") -> Outcome:
+    return task.exception() or task.result()
 
 
 async def _stream(todo: "queue.Queue[Request | None]") -> AsyncIterator[Request]:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from serving.engines.machine import Machine
+from serving.environment import QUIET_AND_OFFLINE
 from serving.records import Choice, Completion, EngineConfig, EngineDied, Failure, Rates, Request, Usage
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
@@ -30,11 +31,17 @@ class VllmEngine:
     """
 
     def __init__(
-        self, model: Path, config: EngineConfig, machine: Machine, log: Path, stop: Callable[[], bool], python: str | None
+        self,
+        model: Path,
+        config: EngineConfig,
+        machine: Machine,
+        log: Path,
+        stop: Callable[[], bool],
+        python: str | None,
     ) -> None:
         self._command = [python or sys.executable, "-P", str(WORKER)]
         self._settings = vllm_arguments(model, config)
-        self._environment = child_environment(config, machine, python)
+        self.environment = child_environment(config, machine, python)
         self._window = int(config.batching.max_num_seqs * QUEUE_AHEAD) + 1
         self._log_path = log
         self._stop = stop
@@ -46,7 +53,7 @@ class VllmEngine:
         read_end, write_end = os.pipe()
         command = [*self._command, str(write_end), json.dumps(self._settings)]
         self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, env=self._environment,
+            command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, env=self.environment,
             pass_fds=[write_end], start_new_session=True,
         )  # fmt: skip
         os.close(write_end)
@@ -180,20 +187,23 @@ def vllm_arguments(model: Path, config: EngineConfig) -> dict[str, Any]:
 def child_environment(config: EngineConfig, machine: Machine, python: str | None) -> dict[str, str]:
     """What the engine's process needs before it starts; none of our secrets among it."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "VLLM_CACHE_ROOT")
-    ours = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "DO_NOT_TRACK", "VLLM_NO_USAGE_STATS")
-    environment = {name: value for name, value in os.environ.items() if name in kept or name.startswith(ours)}
+    environment = {name: value for name, value in os.environ.items() if name in kept}
+    environment |= QUIET_AND_OFFLINE
     environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_HOST_IP": "127.0.0.1"}
     if config.parallelism.tensor == 1:
         # Engine and worker in one process: one import of vLLM instead of three, and nothing left when it is killed.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if not config.compiled:
+        # vLLM compiles some small functions of its own at their first use, three seconds each, even when eager.
+        environment["TORCHDYNAMO_DISABLE"] = "1"
     if not machine.has_gpu:
         environment |= _cpu_environment(config.parallelism.tensor, machine, python)
     return environment
 
 
 def _cpu_environment(ranks: int, machine: Machine, python: str | None) -> dict[str, str]:
-    """Intel's OpenMP runtime, and every core bound: together more than twice the speed of vLLM's defaults on two
-    cores, which keep one of them free."""
+    """Intel's OpenMP runtime, and every core bound: on two cores vLLM's defaults, which keep one of them free, ran at
+    0.5 to 0.65 of that speed (bench/results/lanes.csv)."""
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "|".join(_cores_of_rank(machine.cores, ranks))}
     runtime = Path(python or sys.executable).absolute().parent.parent / "lib" / "libiomp5.so"
     if runtime.exists():

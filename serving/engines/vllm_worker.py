@@ -81,11 +81,13 @@ class StepMeter:
         pass
 
 
-def _start(settings: dict[str, Any], meter: StepMeter) -> Any:
+def _start(settings: dict[str, Any], meter: Any) -> Any:
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    return LLMEngine.from_engine_args(EngineArgs(**settings, disable_log_stats=False), stat_loggers=[lambda config, index: meter])
+    return LLMEngine.from_engine_args(
+        EngineArgs(**settings, disable_log_stats=False), stat_loggers=[lambda config, index: meter]
+    )
 
 
 def _kv_tokens(engine: Any) -> int | None:

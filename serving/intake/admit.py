@@ -1,4 +1,4 @@
-"""Admission: the only place where text from outside becomes a Request. What is wrong becomes a Refusal, with its place."""
+"""Admission: the only place where text from outside becomes a Request. What is wrong becomes a Refusal."""
 
 import difflib
 import hashlib
@@ -77,7 +77,7 @@ class Admission:
             return Refusal(self._rows, _short(raw.file), raw.line, custom_id, code, str(fault))
 
     def _id(self, raw: RawRow, row: Mapping[str, Any]) -> str:
-        value = self._id_value(raw, row)
+        value = self._id_value(row)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not value.strip():
@@ -93,19 +93,23 @@ class Admission:
             raise BadInput(f"id {value!r} stands twice, at {where}; give every row its own id")
         return value
 
-    def _id_value(self, raw: RawRow, row: Mapping[str, Any]) -> Any:
+    def _id_value(self, row: Mapping[str, Any]) -> Any:
         column = self.form.id_column
         if column is not None:
             if column not in row:
                 raise BadRow("E_ID", f"column {column!r} (dataset.id) is missing")
             return row[column]
-        if "custom_id" in row or "body" in row:
+        if "custom_id" in row or self._is_batch_form(row):
             return row.get("custom_id")
-        return row["id"] if "id" in row else f"{Path(_short(raw.file)).stem[:48]}-{raw.line}"
+        return row.get("id", f"row-{self._rows}")
+
+    def _is_batch_form(self, row: Mapping[str, Any]) -> bool:
+        """True for an OpenAI Batch row. With a template every column is data, whatever its name."""
+        return self.form.prompt is None and "body" in row
 
     def _admit(self, raw: RawRow, row: Mapping[str, Any], custom_id: str) -> Admitted:
-        endpoint = read_endpoint(row)
-        messages, sampling = self._contents(endpoint, row)
+        endpoint = read_endpoint(row) if self._is_batch_form(row) else Endpoint.CHAT
+        messages, sampling = self._contents(endpoint, raw, row)
         text, token_ids = self.renderer.render(endpoint, messages)
         if token_ids is not None and self.form.max_model_len is not None:
             _must_fit(len(token_ids), sampling.max_tokens, self.form.max_model_len)
@@ -116,8 +120,10 @@ class Admission:
         frame = _digest({**common, "history": history})
         return Admitted(request, _short(raw.file), raw.line, key, frame, messages[-1].content)
 
-    def _contents(self, endpoint: Endpoint, row: Mapping[str, Any]) -> tuple[tuple[Message, ...], Sampling]:
-        if "body" in row:
+    def _contents(
+        self, endpoint: Endpoint, raw: RawRow, row: Mapping[str, Any]
+    ) -> tuple[tuple[Message, ...], Sampling]:
+        if self._is_batch_form(row):
             if extra := row.keys() - BATCH_FIELDS - {self.form.id_column}:
                 known = ", ".join(sorted(BATCH_FIELDS))
                 raise BadRow("E_FIELD", f"{min(extra)[:80]!r} is not known beside a body; known: {known}")
@@ -125,7 +131,9 @@ class Admission:
         if self.form.prompt is not None:  # with a template every column is data, none a setting
             return read_body(Endpoint.CHAT, {"messages": self._filled(row)}, self.form.default)
         _no_near_misses(row)
-        body = {name: _typed(row[name]) for name in row.keys() & (SAMPLING_FIELDS | INERT_FIELDS)}
+        body = {name: row[name] for name in row.keys() & (SAMPLING_FIELDS | INERT_FIELDS)}
+        if raw.all_text:
+            body = {name: _typed(cell) for name, cell in body.items()}
         return read_body(Endpoint.CHAT, {**body, "messages": _plain_messages(row)}, self.form.default)
 
     def _filled(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -134,14 +142,12 @@ class Admission:
         return [*system, {"role": "user", "content": self.form.prompt.fill(row)}]
 
 
-def _typed(value: Any) -> Any:
+def _typed(cell: str) -> Any:
     """A CSV cell is text whatever it holds: an empty one is no setting, one that is a JSON value is that value."""
-    if not isinstance(value, str):
-        return value
     try:
-        return parse_line(value.encode()) if value else None
+        return parse_line(cell.encode()) if cell else None
     except NotStrictJson:
-        return value
+        return cell
 
 
 def _plain_messages(row: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A row's fields, checked one by one, as an OpenAI request: endpoint, messages, sampling. An allow-list, not a filter."""
+"""A row's fields as an OpenAI request: endpoint, messages, sampling, each checked. An allow-list, not a filter."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -88,7 +88,7 @@ def _message(place: int, value: Any) -> Message:
 
 def _content(where: str, value: Any) -> str:
     if isinstance(value, list):
-        return "".join(_text_part(f"{where}[{place}]", part) for place, part in enumerate(value))
+        value = "".join(_text_part(f"{where}[{place}]", part) for place, part in enumerate(value))
     if not isinstance(value, str):
         raise BadRow("E_MESSAGES", f"{where} is {_shown(value)}; it must be text")
     if not value.strip():
@@ -129,7 +129,7 @@ RANGES: tuple[tuple[str, Kind, float, float], ...] = (
     ("top_p", "number", 1e-6, 1),
     ("top_k", "integer", 0, 1_000_000),
     ("min_p", "number", 0, 1),
-    ("seed", "integer", -(2**63), 2**63 - 1),
+    ("seed", "integer", -(2**63) + 1, 2**63 - 1),
     ("n", "integer", 1, MAX_CHOICES),
     ("presence_penalty", "number", -2, 2),
     ("frequency_penalty", "number", -2, 2),
@@ -142,7 +142,7 @@ def _number(where: str, value: Any, kind: Kind, low: float, high: float) -> int 
     right_type = int if kind == "integer" else (int, float)
     if isinstance(value, bool) or not isinstance(value, right_type) or not low <= value <= high:
         raise BadRow("E_PARAM", f"{where} is {_shown(value)}; it must be {_article(kind)} from {low:g} to {high:g}")
-    return cast("int | float", value) if kind == "integer" else float(value)
+    return value if kind == "integer" else float(value)
 
 
 def _article(kind: Kind) -> str:
@@ -199,7 +199,10 @@ def _json_schema(value: Any) -> str | None:
 
 def _checked_schema(schema: dict[str, Any]) -> str:
     """A schema is small and refers to nothing outside itself, so that compiling it can neither hang nor reach out."""
-    text = canonical_json(schema)
+    try:
+        text = canonical_json(schema)
+    except (ValueError, TypeError) as error:  # a Parquet file can hold what JSON cannot
+        raise BadRow("E_SCHEMA", f"the JSON schema is not JSON: {error}") from None
     if len(text.encode()) > MAX_SCHEMA_BYTES:
         raise BadRow("E_SCHEMA", f"the JSON schema has {len(text.encode())} bytes; at most {MAX_SCHEMA_BYTES}")
     from jsonschema.exceptions import SchemaError
@@ -220,7 +223,8 @@ def _references(value: Any) -> list[str]:
     if not isinstance(value, dict):
         return []
     here = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
-    return here + [found for inner in value.values() for found in _references(inner)]
+    schemas = (inner for name, inner in value.items() if name not in {"enum", "const", "default", "examples"})
+    return here + [found for inner in schemas for found in _references(inner)]
 
 
 def _shown(value: Any) -> str:

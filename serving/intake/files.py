@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from serving.intake.body import BadRow
-from serving.intake.strict_json import NotStrictJson, parse_line
+from serving.intake.strict_json import MAX_LINE_BYTES, NotStrictJson, parse_line
 
 SUFFIXES = (".jsonl", ".parquet", ".csv")
 BOM = b"\xef\xbb\xbf"
@@ -28,6 +28,7 @@ class RawRow:
     line: int
     value: dict[str, Any] | None
     fault: BadRow | None = None
+    all_text: bool = False  # True of a CSV row, whose cells have no types
 
 
 def find_files(path: str, folder: Path) -> list[str]:
@@ -36,7 +37,12 @@ def find_files(path: str, folder: Path) -> list[str]:
     Raises:
         BadInput: nothing there, or a file of a kind that is not known.
     """
-    found = _remote(path) if "://" in path else sorted(glob.glob(str(folder / path), recursive=True))
+    if "://" in path:
+        found = _remote(path)
+    elif (folder / path).is_file():  # also where its name looks like a glob
+        found = [str(folder / path)]
+    else:
+        found = sorted(glob.glob(str(folder / path), recursive=True))
     if not found:
         raise BadInput(f"dataset.path = {path!r}: no such file (looked in {folder})")
     for file in found:
@@ -48,7 +54,7 @@ def find_files(path: str, folder: Path) -> list[str]:
 
 
 def _remote(url: str) -> list[str]:
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     try:
         return sorted(file.full_name for file in fsspec.open_files(url, "rb"))
@@ -108,7 +114,9 @@ def _jsonl(file: str, opened: BinaryIO) -> Iterator[RawRow]:
 
 
 def _csv(file: str, opened: BinaryIO) -> Iterator[RawRow]:
-    reader = csv.reader(io.TextIOWrapper(opened, encoding="utf-8-sig", newline=""), strict=True)
+    text = io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
+    csv.field_size_limit(MAX_LINE_BYTES)
+    reader = csv.reader(text, strict=True)
     try:
         header = next(reader, None)
         if not header:
@@ -123,11 +131,13 @@ def _csv(file: str, opened: BinaryIO) -> Iterator[RawRow]:
         raise BadInput(f"{file}:{reader.line_num}: not CSV: {error}") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{file}: not UTF-8 ({error.reason} near byte {error.start}); save it as UTF-8") from None
+    finally:
+        text.detach()  # whoever opened the file closes it
 
 
 def _csv_row(file: str, line: int, header: list[str], cells: list[str]) -> RawRow:
     if len(cells) == len(header):
-        return RawRow(file, line, dict(zip(header, cells, strict=True)))
+        return RawRow(file, line, dict(zip(header, cells, strict=True)), all_text=True)
     reason = f"{len(cells)} cells, but the first line names {len(header)} columns"
     return RawRow(file, line, None, BadRow("E_CSV", reason))
 
@@ -143,5 +153,5 @@ def _parquet(file: str, opened: BinaryIO) -> Iterator[RawRow]:
             for value in batch.to_pylist():
                 number += 1
                 yield RawRow(file, number, value)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInput(f"{file}: not readable as Parquet: {str(error).splitlines()[0]}") from None

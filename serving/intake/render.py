@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from serving.intake.body import BadRow
+from serving.models.folder import BadModelFolder
 from serving.records import Endpoint, Message
 
 MAX_RENDERED_CHARACTERS = 4 * 2**20
@@ -27,7 +28,7 @@ class ModelRenderer:
     """Renders and tokenizes exactly as the engine would, once, before the engine exists."""
 
     def __init__(self, tokenizer_json: Path, chat_template: str | None, special_tokens: dict[str, str]) -> None:
-        from tokenizers import Tokenizer  # type: ignore[import-untyped]
+        from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
         self._template = None if chat_template is None else _compiled(chat_template)
@@ -48,7 +49,7 @@ class ModelRenderer:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             text = self._template.render(messages=turns, add_generation_prompt=True, **self._special_tokens)
-        except (TemplateError, OverflowError, TypeError) as error:
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise BadRow("E_TEMPLATE", f"the chat template refused these messages: {str(error)[:200]}") from None
         if len(text) > MAX_RENDERED_CHARACTERS:
             raise BadRow("E_TOO_LONG", f"renders to {len(text)} characters; at most {MAX_RENDERED_CHARACTERS}")
@@ -57,13 +58,17 @@ class ModelRenderer:
 
 def _compiled(chat_template: str) -> Any:
     """The template under the settings that chat templates are written for (those of transformers)."""
+    from jinja2.exceptions import TemplateSyntaxError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = _refuse
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    return environment.from_string(chat_template)
+    try:
+        return environment.from_string(chat_template)
+    except TemplateSyntaxError as error:
+        raise BadModelFolder(f"the chat template cannot be used: line {error.lineno}: {error.message}") from None
 
 
 def _refuse(message: str) -> NoReturn:

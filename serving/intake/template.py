@@ -22,6 +22,8 @@ class Template:
             raise BadTemplate(f"template {self.text[:80]!r}: only {{{{column}}}} is known, not statements or comments")
         if self.needs_column and not self.columns:
             raise BadTemplate(f"template {self.text[:80]!r} names no column; write one as {{{{column}}}}")
+        if "{{" in PLACE.sub("", self.text) or "}}" in PLACE.sub("", self.text):
+            raise BadTemplate(f"template {self.text[:80]!r} has a double brace that is not closed or not opened")
         if "" in self.columns:
             raise BadTemplate(f"template {self.text[:80]!r} has an empty {{{{}}}}; name a column in it")
 

@@ -24,7 +24,7 @@ class SentenceEmbedder:
 
     def __init__(self, folder: Path) -> None:
         from sentence_transformers import SentenceTransformer
-        from tokenizers import Tokenizer  # type: ignore[import-untyped]
+        from tokenizers import Tokenizer
 
         self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

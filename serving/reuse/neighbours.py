@@ -12,7 +12,7 @@ def near_pairs(vectors: Vectors, groups: list[str], min_similarity: float) -> li
 
     `vectors` is (rows, dim) float32 of unit length; `groups` names the group of each row, and no pair crosses two.
     """
-    import faiss  # type: ignore[import-untyped]
+    import faiss
 
     by_group: dict[str, list[int]] = {}
     for row, group in enumerate(groups):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.records import Endpoint, canonical_json
 from serving.store.durable import make_folder, write_blocks
-from serving.store.run import Run
+from serving.store.run import Run, UnknownRun
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,6 +28,8 @@ ORDER BY row
 
 def export(run: Run, ledger: "duckdb.DuckDBPyConnection") -> tuple[Path, Path]:
     """Write results.jsonl and errors.jsonl; the same rows always give the same bytes."""
+    if not ledger.execute("SELECT run_id FROM runs WHERE run_id = ?", [run.run_id]).fetchall():
+        raise UnknownRun(f"{run.folder}: this run is not in the ledger; run `gristmill verify {run.run_id}`")
     make_folder(run.export)
     results, errors = run.export / "results.jsonl", run.export / "errors.jsonl"
     values = {"run": run.run_id}

@@ -6,6 +6,7 @@ list of files that manifests name, never a glob, so a half-written file can neit
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from serving.store.durable import sync_folder
-from serving.store.parts import read_manifest
+from serving.store.parts import Corrupt, read_manifest
 from serving.store.run import Run, all_runs
 from serving.store.schemas import MEMBERS, PAIRS, REFUSED, REQUESTS, ROUTES, SEGMENT
 from serving.store.segments import read_segments
@@ -32,6 +33,7 @@ OVERHEADS = """CREATE TABLE overheads (run_id VARCHAR, kind VARCHAR, lane VARCHA
     usd DECIMAL(24, 12))"""
 SEGMENTS = """CREATE TABLE segments (run_id VARCHAR, file VARCHAR, epoch INTEGER, sealed_unix_s DOUBLE, lane VARCHAR,
     rows BIGINT, seconds DOUBLE, prefill_s_per_token DOUBLE, decode_s_per_token DOUBLE)"""
+UNREADABLE = "CREATE TABLE unreadable (run_id VARCHAR, reason VARCHAR)"
 VIEW_SCHEMAS = {"requests": REQUESTS, "refusals": REFUSED, "pairs": PAIRS, "members": MEMBERS, "routes": ROUTES}
 
 
@@ -53,7 +55,7 @@ class Answer:
 
 
 def open_ledger(runs: Path) -> "duckdb.DuckDBPyConnection":
-    """All views, in memory: no lock, so it can be read while a run goes on. It can read below `runs` and write nothing."""
+    """All views, in memory: no lock, so it can be read while a run goes on. It reads below `runs`, nowhere else."""
     import duckdb
 
     ledger = duckdb.connect(":memory:")
@@ -69,7 +71,7 @@ def write_ledger(runs: Path) -> Path:
     """The same views as a file that any DuckDB client can open; made anew only where the runs have changed."""
     import duckdb
 
-    file, aside = runs / FILE, runs / f".{FILE}.writing"
+    file, aside = runs / FILE, runs / f".{FILE}.{os.getpid()}.writing"
     state = _state(runs)
     if file.exists() and _state_of(file) == state:
         return file
@@ -112,14 +114,19 @@ def _named(name: str, sql: str) -> NamedQuery:
 
 
 def _fill(ledger: "duckdb.DuckDBPyConnection", runs: Path) -> None:
-    for statement in (RUNS, OVERHEADS, SEGMENTS):
+    for statement in (RUNS, OVERHEADS, SEGMENTS, UNREADABLE):
         ledger.execute(statement)
     known = all_runs(runs) if runs.exists() else []
     parts: dict[str, list[tuple[str, str]]] = {view: [] for view in VIEW_SCHEMAS}
     for run in known:
-        _add_run(ledger, run)
-        for view, file in _part_files(run):
-            parts[view].append((run.run_id, file))
+        try:
+            found = list(_part_files(run))
+            _add_run(ledger, run)
+            for view, file in found:
+                parts[view].append((run.run_id, file))
+        except Corrupt as fault:  # one damaged run must not hide the others; `gristmill verify` is loud about it
+            _drop_run(ledger, run)
+            ledger.execute("INSERT INTO unreadable VALUES (?, ?)", (run.run_id, str(fault)))
     for view, schema in VIEW_SCHEMAS.items():
         _make_view(ledger, view, schema, parts[view])
     listed = ledger.execute("SELECT run_id, file FROM segments").fetchall()
@@ -143,11 +150,16 @@ def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
         ledger.execute("INSERT INTO overheads VALUES (?, ?, ?, ?, ?)", (run.run_id, *line.values()))
     for segment in read_segments(run.segments):
         figure = segment.facts
-        place = (run.run_id, str(segment.table.resolve()), int(segment.manifest.name[1:5]), figure["sealed_unix_s"])
+        place = (run.run_id, str(segment.table.resolve()), segment.epoch, figure["sealed_unix_s"])
         rates = figure["rates"] or {}
         measured = (rates.get("prefill_s_per_token"), rates.get("decode_s_per_token"))
-        row = (*place, figure["lane"], figure["rows"], figure["seconds"], *measured)
-        ledger.execute(f"INSERT INTO segments VALUES ({', '.join('?' * len(row))})", row)
+        figures = (*place, figure["lane"], figure["rows"], figure["seconds"], *measured)
+        ledger.execute(f"INSERT INTO segments VALUES ({', '.join('?' * len(figures))})", figures)
+
+
+def _drop_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
+    for table in ("runs", "overheads", "segments"):
+        ledger.execute(f"DELETE FROM {table} WHERE run_id = ?", [run.run_id])
 
 
 def _overheads(run: Run) -> Iterator[dict[str, Any]]:
@@ -166,20 +178,22 @@ def _part_files(run: Run) -> Iterator[tuple[str, str]]:
                 yield view, str(file.resolve())
 
 
-def _make_view(
-    ledger: "duckdb.DuckDBPyConnection", view: str, schema: pa.Schema, parts: list[tuple[str, str]]
-) -> None:
+def _make_view(ledger: "duckdb.DuckDBPyConnection", view: str, schema: pa.Schema, parts: list[tuple[str, str]]) -> None:
     """A view over exactly these files, each row with the run it belongs to; without files an empty one."""
     if not parts:
         columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in schema)
-        ledger.execute(f"CREATE VIEW {view} AS SELECT NULL::VARCHAR AS run_id, NULL::VARCHAR AS file_of_part, {columns} WHERE false")
+        ledger.execute(
+            f"CREATE VIEW {view} AS SELECT NULL::VARCHAR AS run_id, NULL::VARCHAR AS file_of_part, {columns}"
+            " WHERE false"
+        )
         return
     ledger.execute(f"CREATE TABLE {view}_files (run_id VARCHAR, file VARCHAR)")
     ledger.executemany(f"INSERT INTO {view}_files VALUES (?, ?)", parts)
     listed = ", ".join(_quoted(file) for _, file in parts)
     columns = ", ".join(f'part."{name}"' for name in schema.names)
     ledger.execute(
-        f"CREATE VIEW {view} AS SELECT listed.run_id, listed.file AS file_of_part, {columns} FROM read_parquet([{listed}], filename = true) AS part"
+        f"CREATE VIEW {view} AS SELECT listed.run_id, listed.file AS file_of_part, {columns}"
+        f" FROM read_parquet([{listed}], filename = true) AS part"
         f" JOIN {view}_files AS listed ON listed.file = part.filename"
     )
 
@@ -197,8 +211,9 @@ def _quoted(text: str) -> str:
 
 def _state(runs: Path) -> str:
     """Changes whenever a run gains a file that counts."""
-    names = [str(file) for pattern in ("*/run.json", "*/*/*.json") for file in runs.glob(pattern)]
-    return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
+    found = [file for pattern in ("*/run.json", "*/*/*.json") for file in runs.glob(pattern)]
+    marks = sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in found)
+    return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
 
 
 def _state_of(file: Path) -> str | None:

@@ -94,8 +94,9 @@ def read_manifest(file: Path) -> Manifest | None:
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return Manifest(file, found["parts"], found["figures"])
-    except (ValueError, KeyError) as error:
+        parts = [{name: part[name] for name in ("name", "table", "rows", "sha256")} for part in found["parts"]]
+        return Manifest(file, parts, found["figures"])
+    except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{file}: not a manifest: {error}") from None
 
 

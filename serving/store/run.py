@@ -18,6 +18,8 @@ from serving.store.parts import Corrupt, Manifest, read_manifest
 from serving.store.segments import SegmentWriter, next_epoch
 
 FORMAT = 1
+LOCK_TRIES, LOCK_WAIT_S = 10, 0.02
+FACTS = ("format", "job", "fingerprint", "input", "price", "created_unix_s")
 
 
 class RunHeld(RuntimeError):
@@ -42,10 +44,14 @@ class Run:
         file = self.folder / "run.json"
         try:
             facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise Corrupt(f"{file}: not JSON: {error}") from None
-        if facts["format"] > FORMAT:
+        if isinstance(facts, dict) and facts.get("format", FORMAT) > FORMAT:
             raise Corrupt(f"{file}: format {facts['format']}, this gristmill reads up to {FORMAT}; upgrade it")
+        if not isinstance(facts, dict) or (missing := [name for name in FACTS if name not in facts]):
+            raise Corrupt(
+                f"{file}: not a run.json; it lacks {', '.join(missing) if isinstance(facts, dict) else 'all'}"
+            )
         return facts
 
     # A stage's manifest: its existence means that the stage is complete.
@@ -89,10 +95,8 @@ class Run:
         """
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunHeld(f"run {self.run_id} is being written by {self._holder()}; wait for it or stop it") from None
+            if not _lock(descriptor):
+                raise RunHeld(f"run {self.run_id} is being written by {self._holder()}; wait for it or stop it")
             make_folder(self.segments)
             lost_s = self._lost_s()
             epoch = next_epoch(self.segments)
@@ -108,8 +112,10 @@ class Run:
         last_beat = self.last_beat_unix_s()
         if not holder or last_beat is None:
             return 0.0
-        durable = [file.stat().st_mtime for file in (*self.stages, *self.segments.glob("*.json")) if file.exists()]
-        return max(0.0, last_beat - max([holder["since_unix_s"], *durable]))
+        durable: list[float] = [
+            file.stat().st_mtime for file in (*self.stages, *self.segments.glob("*.json")) if file.exists()
+        ]
+        return max(0.0, last_beat - max(float(holder["since_unix_s"]), *durable, 0.0))
 
     def beat(self) -> None:
         """Note that the writer is alive: what a crash threw away is measured from the last beat."""
@@ -153,6 +159,18 @@ class Run:
         return f"process {holder['pid']} on {holder['host']} since {since}"
 
 
+def _lock(descriptor: int) -> bool:
+    """Take the lock, with some patience for a reader that holds it for an instant to see whether the run is held."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_WAIT_S)
+        else:
+            return True
+    return False
+
+
 def make_run_id(dataset: str, fingerprint: dict[str, Any]) -> str:
     """A name that a person can tell apart, and that says exactly what ran."""
     stem = Path(dataset).name.split(".")[0] or "run"
@@ -176,7 +194,7 @@ def find_run(runs: Path, name: str) -> Run:
         UnknownRun: none or several fit; the message lists them.
     """
     if (Path(name) / "run.json").exists():
-        return Run(Path(name))
+        return Run(Path(name).resolve())
     known = all_runs(runs)
     if not known:
         raise UnknownRun(f"no run in {runs}/ yet; `gristmill run JOB.toml` makes one")

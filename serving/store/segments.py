@@ -21,7 +21,12 @@ from serving.store.durable import sha256_of, write_json, write_parquet
 from serving.store.parts import Corrupt
 from serving.store.schemas import SEGMENT, settled_to_columns
 
-NAME = re.compile(r"^w(?P<epoch>\d{4})-(?P<number>\d{6})\.json$")
+NAME = re.compile(r"^w(?P<epoch>\d{4,})-(?P<number>\d{6,})\.json$")
+
+FACTS = {
+    "rows", "prompt_tokens", "completion_tokens", "usd", "sha256", "previous", "overheads", "lane", "seconds", "rates",
+    "sealed_unix_s",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,10 @@ class Segment:
     @property
     def table(self) -> Path:
         return self.manifest.with_suffix(".parquet")
+
+    @property
+    def epoch(self) -> int:
+        return int(self.manifest.name[1:].partition("-")[0])
 
     @property
     def overheads(self) -> list[Overhead]:
@@ -81,8 +90,8 @@ def next_epoch(folder: Path) -> int:
 
 def read_segments(folder: Path) -> list[Segment]:
     """All sealed segments in the order of their sealing; a Parquet file without a manifest does not exist."""
-    found = sorted(f"{name['epoch']}-{name['number']}" for name in _names(folder))
-    return [_read(folder / f"w{place}.json") for place in found]
+    found = sorted(_names(folder), key=lambda name: (int(name["epoch"]), int(name["number"])))
+    return [_read(folder / name.string) for name in found]
 
 
 def read_rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -101,13 +110,13 @@ def verify_segments(folder: Path) -> tuple[int, int]:
     seen: set[int] = set()
     segments = read_segments(folder)
     for segment in segments:
-        epoch = int(segment.manifest.name[1:5])
+        epoch = segment.epoch
         _verify_one(segment, previous.get(epoch))
         previous[epoch] = sha256_of(segment.manifest)
         rows = pq.read_table(segment.table, columns=["row"], page_checksum_verification=True, partitioning=None)
         for row in rows["row"].to_pylist():
             if row in seen:
-                raise Corrupt(f"{segment.table}: row {row} was settled before, in an earlier segment")
+                raise Corrupt(f"{segment.table}: row {row} is settled twice")
             seen.add(row)
     return len(segments), len(seen)
 
@@ -128,9 +137,14 @@ def _verify_one(segment: Segment, previous: str | None) -> None:
 
 def _read(manifest: Path) -> Segment:
     try:
-        return Segment(manifest, json.loads(manifest.read_text(encoding="utf-8")))
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Corrupt(f"{manifest}: not JSON: {error}") from None
+    if not isinstance(facts, dict) or (missing := FACTS - facts.keys()):
+        raise Corrupt(
+            f"{manifest}: not a segment's manifest; it lacks {min(missing) if isinstance(facts, dict) else 'all'}"
+        )
+    return Segment(manifest, facts)
 
 
 def _names(folder: Path) -> list[re.Match[str]]:

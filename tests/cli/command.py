@@ -80,13 +80,9 @@ class Place:
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """`run`, not waited for."""
         command = [COMMAND, "run", "job.toml", *arguments]
+        pipe = subprocess.PIPE
         return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
+            command, cwd=self.folder, env=_environment(), stdout=pipe, stderr=pipe, encoding="utf-8"
         )
 
     @property
@@ -102,6 +98,11 @@ class Place:
     def segments(self) -> list[Path]:
         """The manifests of sealed segments of all runs."""
         return sorted((self.folder / "runs").glob("*/segments/*.json"))
+
+    @property
+    def durable_rows(self) -> int:
+        """How many rows the sealed segments of all runs hold."""
+        return sum(json.loads(manifest.read_text(encoding="utf-8"))["rows"] for manifest in self.segments)
 
     @property
     def results(self) -> list[dict[str, Any]]:

@@ -121,8 +121,8 @@ def test_parquet_with_a_template(place: Place) -> None:
 def test_plain_jsonl_with_prompt_and_settings(place: Place) -> None:
     place.prompts([{"id": 7, "prompt": "one two three", "max_tokens": 2}, {"prompt": "four"}])
     assert place.run().code == 0
-    # The second row has no id: it is named by file and line.
-    assert place.answers() == {"7": "one two", "prompts-2": "four"}
+    # The second row has no id: it is named by its place, counted from 0.
+    assert place.answers() == {"7": "one two", "row-1": "four"}
 
 
 def test_a_glob_reads_its_files_in_order_and_names_each(place: Place) -> None:
@@ -134,7 +134,7 @@ def test_a_glob_reads_its_files_in_order_and_names_each(place: Place) -> None:
     assert [(line["error"]["file"], line["error"]["line"]) for line in place.errors] == [("part-1.jsonl", 2)]
 
 
-@pytest.mark.parametrize("name", ["other.jsonl", "with space.jsonl", "data[1].jsonl", "\U0001f600.jsonl", "it's.jsonl"])
+@pytest.mark.parametrize("name", ["it's another.jsonl", "data[1].jsonl", "\U0001f600.jsonl"])
 def test_input_is_read_in_place_of_the_jobs_path(place: Place, name: str) -> None:
     place.prompts([row("other", "from elsewhere")], name)
     done = place.run("--input", name)
@@ -155,7 +155,7 @@ def test_another_setting_is_another_run(place: Place) -> None:
     assert len(place.runs) == 2
 
 
-@pytest.mark.parametrize("folder", ["with space", "brackets [1]", "quote's", "star*"])
+@pytest.mark.parametrize("folder", ["quote's and space", "brackets [1]"])
 def test_a_working_folder_may_have_any_name(tmp_path: Path, folder: str) -> None:
     place = Place(tmp_path / folder)
     place.folder.mkdir()
@@ -175,10 +175,10 @@ def test_a_run_folder_is_for_its_owner_alone(mixed: tuple[Place, str]) -> None:
 def test_no_reuse_runs_every_row(place: Place) -> None:
     place.prompts([row("a", "same"), row("b", "same")])
     place.run("--set", "reuse.exact=false")
-    assert place.ask("SELECT count(*) AS run FROM rows WHERE source = 'engine'") == [{"run": 2}]
+    assert [line["response"]["body"]["gristmill"]["source"] for line in place.results] == ["engine", "engine"]
 
 
 def test_a_row_drawn_at_random_is_never_answered_by_another(place: Place) -> None:
     place.prompts([row("a", "same", temperature=1.0), row("b", "same", temperature=1.0)])
     place.run()
-    assert place.ask("SELECT count(*) AS run FROM rows WHERE source = 'engine'") == [{"run": 2}]
+    assert [line["response"]["body"]["gristmill"]["source"] for line in place.results] == ["engine", "engine"]

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from serving.store.parts import Corrupt
+from serving.store.run import Run
+from serving.store.verify import verify
 from tests.cli.command import Place, digests, one_line, row, rows
 
 FILES = (
@@ -32,9 +35,10 @@ def copy(finished: Place, tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def flip(file: Path, place: int) -> None:
+def flip(file: Path) -> None:
+    """One bit, in the middle of the file."""
     data = bytearray(file.read_bytes())
-    data[place] ^= 0x01
+    data[len(data) // 2] ^= 0x01
     file.write_bytes(data)
 
 
@@ -50,38 +54,51 @@ def test_verify_changes_nothing(finished: Place) -> None:
     assert digests(finished.only_run) == before
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_one_flipped_byte_is_found_and_its_file_named(copy: Place, name: str) -> None:
-    file = copy.only_run / name
-    flip(file, file.stat().st_size // 2)
+def test_one_flipped_byte_is_exit_code_4_and_its_file_is_named(copy: Place) -> None:
+    flip(copy.only_run / FILES[-1])
     done = copy.gristmill("verify")
-    assert done.code == 4
-    assert name in one_line(done.err)
+    assert (done.code, done.out) == (4, "")
+    assert FILES[-1] in one_line(done.err)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_found_and_named(copy: Place, name: str) -> None:
+def test_a_flipped_byte_in_any_table_is_found(copy: Place, name: str) -> None:
+    flip(copy.only_run / name)
+    with pytest.raises(Corrupt, match=name):
+        verify(Run(copy.only_run))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_table_is_found(copy: Place, name: str) -> None:
     (copy.only_run / name).unlink()
-    done = copy.gristmill("verify")
-    assert done.code == 4
-    assert name in one_line(done.err)
+    with pytest.raises(Corrupt, match=name):
+        verify(Run(copy.only_run))
 
 
+@pytest.mark.parametrize("text", ['{"rows": 21, "sha', "{}", "[]", "null"], ids=["cut short", "empty", "list", "null"])
 @pytest.mark.parametrize("name", ["segments/w0001-000000.json", "admitted/admit.json", "run.json"])
-def test_a_manifest_that_is_cut_short_is_found_and_named(copy: Place, name: str) -> None:
+def test_a_manifest_that_is_not_one_is_found(copy: Place, name: str, text: str) -> None:
+    (copy.only_run / name).write_text(text, encoding="utf-8")
+    with pytest.raises(Corrupt, match=name):
+        verify(Run(copy.only_run))
+
+
+# What a run is billed by, what it was billed, what its user takes away: (file, what stands there, what is put there).
+CHANGED = {
+    "the price": ("run.json", '"usd_per_hour": "3600"', '"usd_per_hour": "3601"'),
+    "an overhead": ("segments/w0001-000000.json", '"kind": "start_up"', '"kind": "start_op"'),
+    "an answer": ("export/results.jsonl", "prompt number 7", "prompt number 8"),
+}
+
+
+@pytest.mark.parametrize(("name", "old", "new"), CHANGED.values(), ids=CHANGED.keys())
+def test_a_changed_figure_or_answer_is_found(copy: Place, name: str, old: str, new: str) -> None:
     file = copy.only_run / name
-    file.write_bytes(file.read_bytes()[:40])
-    done = copy.gristmill("verify")
-    assert done.code == 4
-    assert name in one_line(done.err)
-
-
-@pytest.mark.parametrize("name", ["segments/w0001-000000.json", "admitted/admit.json", "run.json"])
-def test_a_manifest_that_is_not_one_is_found_and_named(copy: Place, name: str) -> None:
-    (copy.only_run / name).write_text("{}", encoding="utf-8")
-    done = copy.gristmill("verify")
-    assert done.code == 4
-    assert name in one_line(done.err)
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(Corrupt, match=name):
+        verify(Run(copy.only_run))
 
 
 def test_export_writes_the_same_bytes_again(copy: Place) -> None:

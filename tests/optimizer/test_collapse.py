@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from optimizer.collapse import Assignment, Pair, assign, exact_representatives, judge_pairs, star_cover
@@ -52,8 +52,18 @@ def test_no_row_is_served_across_a_veto(pairs: list[Pair], weight: dict[int, int
 
 @given(compared(), WEIGHT)
 def test_of_two_rows_that_may_share_an_answer_one_is_served(pairs: list[Pair], weight: dict[int, int]) -> None:
+    assume(all(pair.veto is None for pair in pairs))  # a veto between two rows can keep both out of a star
     served = star_cover(pairs, weight)
     assert all(pair & served.keys() for pair in allowed(pairs))
+
+
+def test_rows_that_a_veto_keeps_apart_share_no_answer_through_a_third() -> None:
+    pairs = [
+        Pair(0, 1, Source.SEMANTIC, 0.97),
+        Pair(0, 2, Source.SEMANTIC, 0.97),
+        Pair(1, 2, Source.SEMANTIC, 0.96, "numbers"),
+    ]
+    assert star_cover(pairs, dict.fromkeys(range(3), 1)) == {1: 0}
 
 
 @given(compared(), WEIGHT)

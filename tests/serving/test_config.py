@@ -124,7 +124,6 @@ def test_a_section_is_a_table(load: Load) -> None:
     assert "sampling = 3" in complaint(load, base="sampling = 3\n" + MINIMAL)
 
 
-@pytest.mark.xfail(strict=True, reason='BUG: pydantic\'s lax mode reads true as 1 and "yes" as true')
 @pytest.mark.parametrize(
     ("key", "value"),
     [("sampling.seed", "true"), ("sampling.temperature", "true"), ("engine.prefix_caching", '"yes"')],
@@ -133,7 +132,6 @@ def test_a_value_of_another_type_is_not_taken_for_one_of_its_own(load: Load, key
     assert key in complaint(load, "", f"{key}={value}")
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the job's defaults may be what a row would be refused for")
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -282,14 +280,8 @@ def test_a_job_file_is_utf8(tmp_path: Path) -> None:
         "dataset.prompt={{text}}",
         "dataset.id=key",
         "tenant.name=other",
-        pytest.param(
-            "engine.max_model_len=64",
-            marks=pytest.mark.xfail(strict=True, reason="BUG: it decides which rows are refused, but not the run"),
-        ),
-        pytest.param(
-            "engine.kv_dtype=fp8",
-            marks=pytest.mark.xfail(strict=True, reason="BUG: the precision of the KV cache changes answers"),
-        ),
+        "engine.max_model_len=64",
+        "engine.kv_dtype=fp8",
     ],
 )
 def test_a_setting_that_can_change_an_answer_names_another_run(load: Load, override: str) -> None:

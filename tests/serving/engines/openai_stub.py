@@ -78,7 +78,7 @@ class OpenAIStub:
     ) -> None:
         self.served: list[Asked] = []
         self.most_at_once = 0
-        self._faulty = faulty
+        self.faulty = faulty
         self._takes_s = takes_s
         self._retry_after = retry_after
         self._error_text = error_text
@@ -131,7 +131,7 @@ class OpenAIStub:
             asked = Asked(number, 1, path, body, authorization, time.monotonic())
             self._attempts[asked.prompt] += 1
             asked = Asked(number, self._attempts[asked.prompt], path, body, authorization, asked.at_s)
-            asked = Asked(number, asked.attempt, path, body, authorization, asked.at_s, self._faulty(asked))
+            asked = Asked(number, asked.attempt, path, body, authorization, asked.at_s, self.faulty(asked))
             self.served.append(asked)
         return asked
 

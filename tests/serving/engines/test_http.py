@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.engines.http import HttpEngine, MissingKey, ServerRefuses
+from serving.engines.http import BadKey, HttpEngine, ServerRefuses
 from serving.records import Choice, Completion, Endpoint, EngineDied, Message, Request, Sampling, Usage
 from tests.serving.engines.openai_stub import SAID, Asked, Fault, OpenAIStub, answer_to
 
@@ -214,7 +214,7 @@ def test_a_key_that_is_not_set_is_an_error_that_names_the_variable(
     monkeypatch.delenv("STUB_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("STUB_KEY", value)
-    with pytest.raises(MissingKey, match="STUB_KEY"):
+    with pytest.raises(BadKey, match="STUB_KEY"):
         engine_for("http://127.0.0.1:1/v1", api_key_env="STUB_KEY")
 
 
@@ -226,7 +226,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(
 ) -> None:
     """A key read from a file often ends in a newline, and the errors of httpx print the whole header."""
     monkeypatch.setenv("STUB_KEY", spoilt)
-    with OpenAIStub() as stub, pytest.raises(MissingKey, match="STUB_KEY") as refusal:
+    with OpenAIStub() as stub, pytest.raises(BadKey, match="STUB_KEY") as refusal:
         answers(engine_for(stub.base_url, api_key_env="STUB_KEY", max_retries=0), requests(1))
     assert KEY not in str(refusal.value)
 

@@ -12,7 +12,6 @@ import pytest
 from serving.intake.files import BadInput, find_files, read_rows, sha256_of_files
 
 # _csv leaves its TextIOWrapper open, see test_a_csv_file_is_closed_when_it_was_read; without that bug this line can go.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 ROWS = [{"id": "a", "prompt": "one"}, {"id": "b", "prompt": "two"}]
 
@@ -103,7 +102,6 @@ def test_a_row_is_an_object(tmp_path: Path, content: bytes, reason: str) -> None
     assert reason in str(row.fault)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the TextIOWrapper is left to the garbage collector: a ResourceWarning")
 def test_a_csv_file_is_closed_when_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left_open: list[object] = []
     monkeypatch.setattr("sys.unraisablehook", left_open.append)
@@ -139,7 +137,6 @@ def test_a_parquet_file_that_is_cut_off_is_refused_whole(tmp_path: Path) -> None
         values(write(tmp_path / "in.parquet", whole[: len(whole) // 2]))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: such a Parquet file ends in a traceback of pyarrow's")
 @pytest.mark.parametrize(
     "column",
     [
@@ -157,7 +154,6 @@ def test_a_parquet_value_that_python_cannot_hold_is_a_refusal(tmp_path: Path, co
     assert row.fault is not None
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: one long cell refuses the whole CSV file; JSONL takes lines of 8 MiB")
 def test_a_long_csv_cell_is_read(tmp_path: Path) -> None:
     text = "x" * 200_000
     assert values(write(tmp_path / "in.csv", f"a\n{text}\n".encode())) == [{"a": text}]
@@ -227,7 +223,6 @@ def test_an_unknown_protocol_is_bad_input() -> None:
         find_files("nope://x/in.jsonl", Path())
 
 
-@pytest.mark.xfail(strict=True, reason="WART: a file whose own name has brackets cannot be named")
 def test_a_file_is_found_by_its_own_name_even_if_that_looks_like_a_glob(tmp_path: Path) -> None:
     file = write(tmp_path / "in[1].jsonl", b"")
     assert find_files("in[1].jsonl", tmp_path) == [file]

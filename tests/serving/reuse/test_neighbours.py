@@ -50,12 +50,13 @@ def test_no_rows_give_no_pairs() -> None:
     assert near_pairs(HashEmbedder().embed([]), [], 0.5) == []
 
 
-def test_pairs_are_found_across_blocks_of_queries() -> None:
-    # A circle of rows, each 1 degree from the next, and more of them than one block holds: row 0 and the last are equal.
-    angles = np.radians(np.linspace(0, 360, BLOCK_ROWS + 1))
+@pytest.mark.parametrize("pair", [(0, 1), (0, BLOCK_ROWS + 1), (BLOCK_ROWS, BLOCK_ROWS + 1)])
+def test_a_pair_is_found_in_whichever_blocks_of_queries_it_lies(pair: tuple[int, int]) -> None:
+    # Two rows more than a block holds, on three quarters of a circle; but for the pair, no two are as near.
+    angles = np.radians(np.linspace(0, 270, BLOCK_ROWS + 2))
+    angles[pair[1]] = angles[pair[0]] = np.radians(-45)
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    found = near_pairs(vectors, ["g"] * len(vectors), 0.9999999)
-    assert (0, BLOCK_ROWS) in [pair[:2] for pair in found]
+    assert [found[:2] for found in near_pairs(vectors, ["g"] * len(vectors), 0.9999999)] == [pair]
 
 
 @pytest.mark.parametrize("texts", [[], ["one"], ["one", "two words", ""]])

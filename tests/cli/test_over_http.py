@@ -1,0 +1,171 @@
+"""A job over HTTP, whole: rows that fail alone, servers that are gone, keys that stay secret."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import COMMAND, Done, Place, digests, one_line, row, rows
+from tests.serving.engines.openai_stub import Asked, Fault, OpenAIStub, answer_to
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "datasets" / "sample" / "prompts.jsonl"
+KEY = "sk-a-secret-of-tests"
+
+
+def over(place: Place, stub: OpenAIStub, more: str = "") -> None:
+    place.job(engine=f'kind = "http"\nbase_url = "{stub.base_url}"\nmax_retries = 2\n{more}')
+
+
+@pytest.fixture(scope="module")
+def one_failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Done]:
+    """Five rows, a key, and a server that refuses one of them."""
+    place = Place(tmp_path_factory.mktemp("http"))
+    place.prompts(rows(5))
+    with OpenAIStub(lambda asked: Fault.BAD_REQUEST if asked.prompt == "prompt number 3" else None) as stub:
+        over(place, stub, 'api_key_env = "STUB_KEY"')
+        done = place.gristmill("run", "job.toml", STUB_KEY=KEY)
+    assert stub.faults == [Fault.BAD_REQUEST]
+    assert {asked.authorization for asked in stub.served} == {f"Bearer {KEY}"}
+    return place, done
+
+
+def test_a_failed_row_is_exit_code_1(one_failed: tuple[Place, Done]) -> None:
+    place, done = one_failed
+    assert done.code == 1
+    assert "5 = 4 answered + 0 refused + 1 failed + 0 expired" in done.out
+    assert sorted(place.answers()) == ["id-0", "id-1", "id-2", "id-4"]
+
+
+def test_a_failed_row_stands_in_errors_with_its_place_and_the_servers_words(one_failed: tuple[Place, Done]) -> None:
+    (line,) = one_failed[0].errors
+    assert line["custom_id"] == "id-3"
+    assert line["error"] == {
+        "code": "E_HTTP_400",
+        "file": "prompts.jsonl",
+        "line": 4,
+        "message": "the stub will not answer that",
+    }
+
+
+def test_the_key_is_in_no_file_and_in_no_message(one_failed: tuple[Place, Done]) -> None:
+    place, done = one_failed
+    assert KEY not in done.out + done.err
+    holding = [name for name in digests(place.folder) if KEY.encode() in (place.folder / name).read_bytes()]
+    assert holding == []
+
+
+def test_a_missing_key_is_refused_and_asks_the_server_nothing(place: Place) -> None:
+    place.prompts(rows(2))
+    with OpenAIStub() as stub:
+        over(place, stub, 'api_key_env = "NO_SUCH_KEY"')
+        done = place.run()
+    assert (done.code, stub.served) == (2, [])
+    assert "NO_SUCH_KEY" in one_line(done.err)
+
+
+def test_a_missing_key_costs_nothing(place: Place) -> None:
+    place.prompts(rows(2))
+    place.job(engine='kind = "http"\nbase_url = "http://127.0.0.1:1/v1"\napi_key_env = "NO_SUCH_KEY"')
+    assert place.run().code == 2
+    assert place.segments == []  # not even a line of waste: no engine ran
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.UNKNOWN_MODEL], ids=lambda fault: fault.name)
+def test_a_server_that_refuses_us_is_exit_code_2_and_no_row_is_failed(place: Place, fault: Fault) -> None:
+    place.prompts(rows(3))
+    with OpenAIStub(lambda asked: fault) as stub:
+        over(place, stub)
+        done = place.run()
+    assert fault in stub.faults
+    assert done.code == 2
+    assert str(int(fault)) in one_line(done.err)
+    assert place.durable_rows == 0
+
+
+def test_a_server_that_is_gone_is_exit_code_5_and_its_return_resumes_the_run(place: Place) -> None:
+    place.prompts(rows(3))
+    with OpenAIStub(lambda asked: Fault.RESET) as stub:
+        over(place, stub)
+        gone = place.run("--set", "engine.max_retries=0")
+        assert gone.code == 5
+        assert stub.base_url in one_line(gone.err)
+        assert Fault.RESET in stub.faults
+        stub.faulty = lambda asked: None  # it is back, at the same address
+        assert place.run().code == 0
+    assert len(place.answers()) == 3
+
+
+def test_a_base_url_without_a_scheme_is_refused_like_any_wrong_setting(place: Place) -> None:
+    place.prompts(rows(1))
+    place.job(engine='kind = "http"\nbase_url = "localhost:8000/v1"\nmax_retries = 0')
+    done = place.run()
+    assert done.code == 2
+    assert "localhost:8000/v1" in one_line(done.err)
+
+
+@pytest.mark.parametrize("fault", [Fault.HALF_A_CHARACTER, Fault.ENDLESS_COUNT, Fault.TOO_DEEP], ids=lambda f: f.name)
+def test_a_reply_that_no_table_can_hold_fails_its_row_alone(place: Place, fault: Fault) -> None:
+    place.prompts(rows(4))
+    with OpenAIStub(lambda asked: fault if asked.prompt == "prompt number 2" else None) as stub:
+        over(place, stub)
+        done = place.run()
+    assert fault in stub.faults
+    assert "Traceback" not in done.err
+    assert done.code == 1
+    assert sorted(place.answers()) == ["id-0", "id-1", "id-3"]
+
+
+def test_tokens_are_billed_by_the_price_list(place: Place) -> None:
+    place.prompts([row("a", "one two three"), row("b", "one two three"), row("c", "four")])
+    with OpenAIStub() as stub:
+        over(place, stub)
+        job = (place.folder / "job.toml").read_text(encoding="utf-8")
+        by_tokens = "input_usd_per_mtok = 2\noutput_usd_per_mtok = 10"
+        place.write("job.toml", job.replace("usd_per_hour = 3600", by_tokens))
+        assert place.run().code == 0
+    # a: 3 prompt and 5 answer tokens ("answer to one two three"): (3 x 2 + 5 x 10) / 1e6 = 0.000056; b repeats it.
+    # c: 1 and 3 ("answer to four"): (1 x 2 + 3 x 10) / 1e6 = 0.000032.
+    charges = [Decimal(line["response"]["body"]["gristmill"]["usd"]) for line in place.results]
+    assert charges == [Decimal("0.000056"), Decimal(0), Decimal("0.000032")]
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="`make setup` builds the sample dataset")
+def test_the_sample_job_over_a_server_with_500s_has_the_shape_of_an_echo_run(tmp_path: Path) -> None:
+    """398 rows: 393 good, 5 bad. Every 20th reply is a 500, and each takes 20 ms."""
+
+    def faulty(asked: Asked) -> Fault | None:
+        return Fault.SERVER_ERROR if asked.number % 20 == 0 else None
+
+    shapes = {}
+    with OpenAIStub(faulty, takes_s=lambda asked: 0.02) as stub:
+        for kind in ("http", "echo"):
+            runs = Place(tmp_path / kind)
+            engine = [f"engine.kind={kind}", f"engine.base_url={stub.base_url}", "reuse.semantic=false"]
+            settings = [part for setting in engine for part in ("--set", setting)]
+            runs.folder.mkdir()
+            done = Place(ROOT).gristmill("--runs", str(runs.folder / "runs"), "run", "datasets/sample.toml", *settings)
+            assert done.code == 0, (COMMAND, done)
+            shapes[kind] = shape(runs)
+    assert stub.faults.count(Fault.SERVER_ERROR) >= 10
+    assert shapes["http"] == shapes["echo"]
+    assert (len(shapes["http"]["results"]), len(shapes["http"]["errors"])) == (393, 5)
+
+
+def shape(place: Place) -> dict[str, list[tuple[object, ...]]]:
+    """What is the same whichever engine answers: ids, sources, choices; and errors with their places."""
+    results = [
+        (line["custom_id"], line["response"]["body"]["gristmill"]["source"], len(line["response"]["body"]["choices"]),
+         sorted(line["response"]["body"]["choices"][0]))
+        for line in place.results
+    ]  # fmt: skip
+    errors = [
+        (line["custom_id"], line["error"]["code"], line["error"]["file"], line["error"]["line"])
+        for line in place.errors
+    ]
+    assert all(file == "datasets/sample/prompts.jsonl" and line for _, _, file, line in errors)
+    return {"results": results, "errors": errors}
+
+
+def test_answers_over_http_are_the_servers(one_failed: tuple[Place, Done]) -> None:
+    assert one_failed[0].answers()["id-0"] == answer_to("prompt number 0")
