@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from flows.terminal import printable
 from serving.environment import make_prefect_home, settle
 
+LINE_BREAK = "\n"
 STATE = Path(".gristmill")
 MODELS = Path("models")
 BUILT_IN = "the built-in models: SmolLM2-135M-Instruct (full and INT8) and all-MiniLM-L6-v2"
@@ -33,7 +35,7 @@ def _in_words(command: Callable[[], int]) -> int:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     except tuple(EXIT_CODE_OF_FAULT) as fault:
-        print(f"gristmill: {fault}", file=sys.stderr)
+        print(f"gristmill: {printable(str(fault), keep=LINE_BREAK)}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODE_OF_FAULT.items() if isinstance(fault, kind))
 
 
@@ -164,7 +166,7 @@ def _costs(options: argparse.Namespace) -> int:
 
 
 def _warn(warning: str) -> None:
-    print(warning, file=sys.stderr)
+    print(printable(warning), file=sys.stderr)
 
 
 def _models(options: argparse.Namespace) -> int:

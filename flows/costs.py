@@ -6,7 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.terminal import printable
 from serving.store.ledger import Answer, BadQuery, ask, named_queries, open_ledger, write_ledger
+
+MAX_CELL_CHARACTERS = 160
+STARTS_OF_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 def costs(
@@ -40,7 +44,7 @@ def _named(name: str) -> str:
 def _formed(answer: Answer, form: str) -> str:
     if form == "json":
         rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-        return json.dumps(rows, indent=1, ensure_ascii=False, default=str)
+        return json.dumps(rows, indent=1, default=str)
     if form == "csv":
         sheet = io.StringIO()
         csv.writer(sheet, lineterminator="\n").writerows([answer.columns, *(map(_cell, row) for row in answer.rows)])
@@ -76,13 +80,13 @@ def _is_number(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A value on one line, with control characters escaped: a dataset's text must not drive the terminal."""
-    text = "" if value is None else str(value)
-    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
-    return text if len(text) <= 72 else text[:69] + "..."
+    text = "" if value is None else printable(str(value))
+    return text if len(text) <= MAX_CELL_CHARACTERS else text[: MAX_CELL_CHARACTERS - 3] + "..."
 
 
 def _cell(value: object) -> object:
     """A spreadsheet runs a cell that begins like a formula; an apostrophe keeps it text."""
-    starts = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(starts) else value
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if value.lstrip().startswith(STARTS_OF_A_FORMULA) else text

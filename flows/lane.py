@@ -189,7 +189,7 @@ def _run_engine(work: Work, lane: Lane, pending: pa.Table) -> None:
     finally:
         if settlement is not None:
             settlement.finish()
-        else:  # it never became ready
+        elif work.limits.running_s > LEAST_WASTE_S:  # it never became ready
             _seal_waste(work, lane, work.limits.lap())
         work.limits.stop_clock()
 

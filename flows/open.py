@@ -1,6 +1,7 @@
 """Opening a job: what its models, input and price are, and thereby which run it is."""
 
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,8 +76,11 @@ class Work:
     def held(self) -> Iterator[None]:
         with self.run.writer() as writer, self.limits.watching_signals():
             self._writer = writer
-            yield
-            self._writer = None
+            try:
+                yield
+            finally:
+                if not self.run.admitted.exists():  # the input was refused as a whole: there is no run
+                    shutil.rmtree(self.run.folder)
 
 
 def open_work(job: Job, runs: Path, progress: Progress) -> Work:
@@ -85,6 +89,8 @@ def open_work(job: Job, runs: Path, progress: Progress) -> Work:
     Raises:
         BadInput, BadModelFolder, BadJob, UnknownPrice: nothing was spent.
     """
+    if runs.exists() and not runs.is_dir():
+        raise BadJob(f"--runs {runs}: not a folder; name one for the run folders")
     files = find_files(job.dataset.path, Path.cwd())
     models = open_models(job)
     if job.reuse.semantic and not (Path(job.reuse.embedder) / "modules.json").is_file():

@@ -5,6 +5,7 @@ import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
+from flows.terminal import printable
 from serving.records import Usage
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Lines:
 
     def say(self, message: str) -> None:
         self._last = None
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
     def start(self, rows: int, done: int) -> None:
         self._rows, self._done, self._done_at_start = rows, done, done
@@ -95,7 +96,7 @@ class Bar(Lines):
 
     def say(self, message: str) -> None:
         self._last = None
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(printable(message), markup=False, highlight=False)
 
     def start(self, rows: int, done: int) -> None:
         from rich.progress import BarColumn, TextColumn

@@ -82,8 +82,8 @@ class EngineSection(Section):
 
     @model_validator(mode="after")
     def _http_needs_a_url(self) -> "EngineSection":
-        if self.kind == "http" and not self.base_url:
-            raise ValueError('engine.base_url is empty; an http engine needs it, such as "http://127.0.0.1:8000/v1"')
+        if self.kind == "http" and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f'engine.base_url = "{self.base_url}"; write a URL such as "http://127.0.0.1:8000/v1"')
         return self
 
     @property
@@ -213,7 +213,7 @@ def parse_job(values: dict[str, Any], name: str) -> Job:
 
 def as_override(key: str, text: str) -> str:
     """An override that gives `key` exactly this text, whatever it looks like."""
-    return f"{key}={json.dumps(text)}"
+    return f"{key}={json.dumps(text, ensure_ascii=False)}"
 
 
 def _lay_over(values: dict[str, Any], override: str) -> None:

@@ -7,6 +7,8 @@ from typing import Self
 
 from serving.records import Choice, Completion, EngineDied, Failure, Rates, Request, Usage
 
+POLL_S = 0.1
+
 
 class EchoEngine:
     """`fails` says which requests fail; `dies_after` makes the engine die like a crashed process would."""
@@ -43,8 +45,18 @@ class EchoEngine:
                 return
             if number == self._dies_after:
                 raise EngineDied(f"the echo engine was told to die after {number} requests")
-            time.sleep(self._answer_s)
+            if not self._take_time():
+                return
             yield self._answer(request)
+
+    def _take_time(self) -> bool:
+        """Wait as long as an answer takes; False if a stop came first."""
+        ready = time.monotonic() + self._answer_s
+        while (left_s := ready - time.monotonic()) > 0:
+            if self._stop():
+                return False
+            time.sleep(min(left_s, POLL_S))
+        return True
 
     def _answer(self, request: Request) -> Completion:
         if self._fails(request):

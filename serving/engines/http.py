@@ -235,7 +235,7 @@ def _refused(reply: httpx.Response) -> Failure:
         said = reply.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
         said = reply.text
-    return Failure(f"E_HTTP_{reply.status_code}", str(said)[:300])
+    return Failure(f"E_HTTP_{reply.status_code}", " ".join(str(said).split())[:300])
 
 
 def _retry_after_s(reply: httpx.Response) -> float | None:

@@ -123,10 +123,11 @@ def _csv(file: str, opened: BinaryIO) -> Iterator[RawRow]:
             raise BadInput(f"{file}: empty; the first line must name the columns")
         if len(set(header)) < len(header):
             raise BadInput(f"{file}: the first line names a column twice: {', '.join(header)}")
+        line = reader.line_num + 1  # where the next row begins; a quoted cell may hold line breaks
         for cells in reader:
-            if not cells:
-                continue
-            yield _csv_row(file, reader.line_num, header, cells)
+            if cells:
+                yield _csv_row(file, line, header, cells)
+            line = reader.line_num + 1
     except csv.Error as error:
         raise BadInput(f"{file}:{reader.line_num}: not CSV: {error}") from None
     except UnicodeDecodeError as error:

@@ -95,7 +95,7 @@ def ask(ledger: "duckdb.DuckDBPyConnection", sql: str, **values: Any) -> Answer:
         found = ledger.execute(sql, values or None)
         return Answer([column[0] for column in found.description or []], found.fetchall())
     except duckdb.Error as error:
-        raise BadQuery(f"DuckDB: {str(error).strip()}") from None
+        raise BadQuery(f"DuckDB: {' '.join(str(error).split())}") from None
 
 
 def named_queries() -> dict[str, NamedQuery]:
@@ -153,8 +153,8 @@ def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
         place = (run.run_id, str(segment.table.resolve()), segment.epoch, figure["sealed_unix_s"])
         rates = figure["rates"] or {}
         measured = (rates.get("prefill_s_per_token"), rates.get("decode_s_per_token"))
-        figures = (*place, figure["lane"], figure["rows"], figure["seconds"], *measured)
-        ledger.execute(f"INSERT INTO segments VALUES ({', '.join('?' * len(figures))})", figures)
+        sealed = (*place, figure["lane"], figure["rows"], figure["seconds"], *measured)
+        ledger.execute(f"INSERT INTO segments VALUES ({', '.join('?' * len(sealed))})", sealed)
 
 
 def _drop_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
@@ -212,7 +212,7 @@ def _quoted(text: str) -> str:
 def _state(runs: Path) -> str:
     """Changes whenever a run gains a file that counts."""
     found = [file for pattern in ("*/run.json", "*/*/*.json") for file in runs.glob(pattern)]
-    marks = sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in found)
+    marks = sorted((str(file.relative_to(runs)), file.stat().st_mtime_ns, file.stat().st_size) for file in found)
     return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
 
 

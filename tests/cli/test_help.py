@@ -50,8 +50,3 @@ def test_the_receipt_is_the_only_output(place: Place) -> None:
     done = place.gristmill("run", "job.toml")
     assert done.out.startswith("gristmill  prompts-")
     assert "starting" in done.err
-
-
-def test_quiet_says_nothing_but_the_receipt(place: Place) -> None:
-    place.prompts(rows(2))
-    assert place.run().err == ""

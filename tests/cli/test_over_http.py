@@ -71,15 +71,14 @@ def test_a_missing_key_costs_nothing(place: Place) -> None:
     assert place.segments == []  # not even a line of waste: no engine ran
 
 
-@pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.UNKNOWN_MODEL], ids=lambda fault: fault.name)
-def test_a_server_that_refuses_us_is_exit_code_2_and_no_row_is_failed(place: Place, fault: Fault) -> None:
+def test_a_server_that_refuses_us_is_exit_code_2_and_no_row_is_failed(place: Place) -> None:
     place.prompts(rows(3))
-    with OpenAIStub(lambda asked: fault) as stub:
+    with OpenAIStub(lambda asked: Fault.UNAUTHORIZED) as stub:
         over(place, stub)
         done = place.run()
-    assert fault in stub.faults
+    assert Fault.UNAUTHORIZED in stub.faults
     assert done.code == 2
-    assert str(int(fault)) in one_line(done.err)
+    assert "401" in one_line(done.err)
     assert place.durable_rows == 0
 
 
@@ -104,15 +103,13 @@ def test_a_base_url_without_a_scheme_is_refused_like_any_wrong_setting(place: Pl
     assert "localhost:8000/v1" in one_line(done.err)
 
 
-@pytest.mark.parametrize("fault", [Fault.HALF_A_CHARACTER, Fault.ENDLESS_COUNT, Fault.TOO_DEEP], ids=lambda f: f.name)
-def test_a_reply_that_no_table_can_hold_fails_its_row_alone(place: Place, fault: Fault) -> None:
+def test_a_reply_that_no_table_can_hold_fails_its_row_alone(place: Place) -> None:
     place.prompts(rows(4))
-    with OpenAIStub(lambda asked: fault if asked.prompt == "prompt number 2" else None) as stub:
+    with OpenAIStub(lambda asked: Fault.HALF_A_CHARACTER if asked.prompt == "prompt number 2" else None) as stub:
         over(place, stub)
         done = place.run()
-    assert fault in stub.faults
-    assert "Traceback" not in done.err
-    assert done.code == 1
+    assert Fault.HALF_A_CHARACTER in stub.faults
+    assert (done.code, done.err) == (1, "")
     assert sorted(place.answers()) == ["id-0", "id-1", "id-3"]
 
 

@@ -134,12 +134,12 @@ def test_a_kill_during_the_first_answer_is_wasted_time_too(place: Place) -> None
     place.prompts(rows(2))
     process = place.start("--set", "engine.echo_s=5")
     wait_until(lambda: is_running(place), process)
-    time.sleep(1.0)
+    time.sleep(0.6)
     kill(process)
     assert place.segments == []
     assert place.run().code == 0
     (waste,) = place.ask("SELECT coalesce(sum(seconds), 0) AS seconds FROM overheads WHERE kind = 'waste'")
-    assert 0.7 < waste["seconds"] < 3.0
+    assert 0.4 < waste["seconds"] < 3.0
 
 
 def copied(place: Place, folder: Path) -> Place:
