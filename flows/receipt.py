@@ -147,7 +147,7 @@ def _money(receipt: Receipt) -> list[str]:
         f"            price: {rate}, {counts['price_source']} ({counts['price_as_of']})",
     ]
     if receipt.baseline_usd is None:
-        return [*lines, "  baseline  not known: the full lane showed no rates in this run"]
+        return [*lines, "  baseline  not known: the full lane ran nothing in this run"]
     baseline = Decimal(repr(receipt.baseline_usd))
     saved = baseline - counts["usd"]
     share = f", {saved / baseline * 100:+.0f} %" if baseline else ""

@@ -5,12 +5,22 @@ CREATE VIEW rows AS
 SELECT settled.* EXCLUDE (file_of_part), sealed_unix_s
 FROM settled JOIN segments ON settled.run_id = segments.run_id AND file_of_part = segments.file;
 
--- The rates of a lane: those of its last segment, which sum over all steps of the engine that wrote it.
+-- The rates of a lane: those of its last segment, which sum over all steps of the engine that wrote it. An engine that
+-- does not show its steps, such as a server, has one rate for every token: its time over its tokens.
 CREATE VIEW lane_rates AS
-SELECT run_id, lane,
-       arg_max(prefill_s_per_token, sealed_unix_s) AS prefill_s_per_token,
-       arg_max(decode_s_per_token, sealed_unix_s) AS decode_s_per_token
-FROM segments WHERE prefill_s_per_token IS NOT NULL GROUP BY ALL;
+WITH shown AS (
+    SELECT run_id, lane,
+           arg_max(prefill_s_per_token, sealed_unix_s) AS prefill_s_per_token,
+           arg_max(decode_s_per_token, sealed_unix_s) AS decode_s_per_token
+    FROM segments WHERE prefill_s_per_token IS NOT NULL GROUP BY ALL
+), average AS (
+    SELECT run_id, lane,
+           sum(engine_s) / nullif(sum(prompt_tokens - cached_tokens + completion_tokens), 0) AS s_per_token
+    FROM rows WHERE source = 'engine' GROUP BY run_id, lane
+)
+SELECT run_id, lane, coalesce(prefill_s_per_token, s_per_token) AS prefill_s_per_token,
+       coalesce(decode_s_per_token, s_per_token) AS decode_s_per_token
+FROM average LEFT JOIN shown USING (run_id, lane);
 
 -- What each lane did: rows and tokens that its engine ran, its time, its money. Reused rows cost it nothing.
 CREATE VIEW lanes AS
@@ -45,7 +55,7 @@ LEFT JOIN (SELECT run_id, sum(usd) AS rows_usd, count(*) FILTER (outcome = 'answ
 LEFT JOIN (SELECT run_id, sum(usd) AS overhead_usd FROM overheads GROUP BY run_id) USING (run_id);
 
 -- What each settled row would have cost in the full lane, alone: an estimate at the rates that the full lane showed in
--- this run. Null where the full lane did not run, or showed no rates.
+-- this run. Null where the full lane did not run.
 CREATE VIEW rows_at_full_rates AS
 SELECT rows.run_id, row, lane, source, usd,
        CASE WHEN usd_per_hour IS NULL
