@@ -43,6 +43,8 @@ def _named(name: str) -> str:
 
 def _formed(answer: Answer, form: str) -> str:
     if form == "json":
+        if twice := next((name for name in answer.columns if answer.columns.count(name) > 1), None):
+            raise BadQuery(f"two columns are named {twice!r}; name them apart with AS")
         rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
         return json.dumps(rows, indent=1, default=str)
     if form == "csv":

@@ -84,6 +84,8 @@ class EngineSection(Section):
     def _http_needs_a_url(self) -> "EngineSection":
         if self.kind == "http" and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f'engine.base_url = "{self.base_url}"; write a URL such as "http://127.0.0.1:8000/v1"')
+        if "@" in self.base_url.split("://")[-1].split("/")[0]:
+            raise ValueError("engine.base_url holds a user or password; name a variable in engine.api_key_env instead")
         return self
 
     @property
@@ -224,6 +226,10 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
     section = values.setdefault(tables[0], {})
     if not isinstance(section, dict):
         raise BadJob(f"--set {override}: {tables[0]} is not a section of the job file")
+    if tables[0] == "price":  # one price replaces another; two would contradict each other
+        per_token = ("input_usd_per_mtok", "output_usd_per_mtok")
+        kept = per_token if last in per_token else (last,)
+        section = values["price"] = {name: value for name, value in section.items() if name in kept}
     section[last] = _toml_value(text)
 
 

@@ -66,6 +66,7 @@ class HttpEngine:
         self._timeout = httpx.Timeout(timeout_s, connect=min(30.0, timeout_s))
         self._max_retries = max_retries
         self._stop = stop
+        self._answered = 0
 
     def __enter__(self) -> Self:
         return self
@@ -120,26 +121,36 @@ class HttpEngine:
                 task.cancel()
 
     async def _try(self, client: httpx.AsyncClient, request: Request) -> Completion:
+        """An answer, or why this row has none.
+
+        Raises:
+            ServerRefuses: nothing that we send will be answered.
+            EngineDied: all tries failed and meanwhile no other row was answered, so it is the server, not the row.
+        """
         failure = Failure("E_HTTP", "never sent")
+        answered_before = self._answered
         for attempt in range(self._max_retries + 1):
             try:
                 reply = await client.post(self._base_url + PATHS[request.endpoint], json=self._body(request))
             except httpx.TimeoutException:
                 failure, wait_s = Failure("E_TIMEOUT", f"no answer from {self._base_url} in time"), None
             except httpx.HTTPError as error:
-                if attempt == self._max_retries:
-                    raise EngineDied(f"{self._base_url} cannot be reached: {error or type(error).__name__}") from None
-                wait_s = None
+                said = f"{self._base_url} cannot be reached: {error or type(error).__name__}"
+                failure, wait_s = Failure("E_CONNECTION", said), None
             else:
                 if reply.status_code == httpx.codes.OK:
+                    self._answered += 1
                     return _read_reply(request, reply)
                 failure, wait_s = _refused(reply), _retry_after_s(reply)
-                if reply.status_code in REFUSES_US:
+                if reply.status_code in REFUSES_US or reply.is_redirect:
                     raise ServerRefuses(f"{self._base_url} answered {reply.status_code}: {failure.reason}")
                 if reply.status_code not in RETRYABLE:
-                    break
+                    self._answered += 1
+                    return Completion(request.row, failure=failure)
             if attempt < self._max_retries:
                 await asyncio.sleep(wait_s if wait_s is not None else _backoff_s(attempt))
+        if self._answered == answered_before:
+            raise EngineDied(f"{failure.reason} ({failure.code}, {self._max_retries + 1} tries, no other row answered)")
         return Completion(request.row, failure=failure)
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -190,7 +201,8 @@ def _read_reply(request: Request, reply: httpx.Response) -> Completion:
     """A reply that is not of the promised form fails its row; it is never taken for an answer."""
     try:
         body = reply.json()
-        choices = tuple(_choice(request.endpoint, choice) for choice in body["choices"])
+        in_order = sorted(enumerate(body["choices"]), key=lambda placed: placed[1].get("index", placed[0]))
+        choices = tuple(_choice(request.endpoint, choice) for _, choice in in_order)
         usage = _usage(body["usage"])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         reason = f"the reply is not in OpenAI form: {type(error).__name__}: {error}"

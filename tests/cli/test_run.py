@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli.command import Place, digests, row, rows
+from tests.cli.command import Place, digests, read_jsonl, row, rows
 
 # Seven lines: two good ones, one of them twice under another id, and four that a strict reader refuses.
 MIXED = [
@@ -142,17 +143,16 @@ def test_input_is_read_in_place_of_the_jobs_path(place: Place, name: str) -> Non
     assert place.answers() == {"other": "from elsewhere"}
 
 
-def test_set_lays_over_the_job_file(place: Place) -> None:
-    place.prompts([row("a", "one two three")])
+def test_set_lays_over_the_job_file_and_makes_another_run(mixed: tuple[Place, str], tmp_path: Path) -> None:
+    shutil.copytree(mixed[0].folder, tmp_path, dirs_exist_ok=True)
+    place = Place(tmp_path)
+    (first,) = place.runs
     assert place.run("--set", "sampling.max_tokens=2").code == 0
-    assert place.answers() == {"a": "one two"}
-
-
-def test_another_setting_is_another_run(place: Place) -> None:
-    place.prompts(rows(1))
-    place.run()
-    place.run("--set", "sampling.max_tokens=2")
-    assert len(place.runs) == 2
+    (second,) = set(place.runs) - {first}
+    answers = [
+        line["response"]["body"]["choices"][0]["message"] for line in read_jsonl(second / "export/results.jsonl")
+    ]
+    assert [message["content"] for message in answers] == ["one two", "three four", "one two"]
 
 
 @pytest.mark.parametrize("folder", ["quote's and space", "brackets [1]"])
@@ -170,12 +170,6 @@ def test_a_run_folder_is_for_its_owner_alone(mixed: tuple[Place, str]) -> None:
     run = mixed[0].only_run
     open_to_others = [file for file in (run, *run.rglob("*")) if file.stat().st_mode & 0o077]
     assert open_to_others == []
-
-
-def test_no_reuse_runs_every_row(place: Place) -> None:
-    place.prompts([row("a", "same"), row("b", "same")])
-    place.run("--set", "reuse.exact=false")
-    assert [line["response"]["body"]["gristmill"]["source"] for line in place.results] == ["engine", "engine"]
 
 
 def test_a_row_drawn_at_random_is_never_answered_by_another(place: Place) -> None:

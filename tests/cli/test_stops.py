@@ -37,10 +37,17 @@ def all_answered(place: Place) -> bool:
     return place.answers() == {f"id-{number}": f"prompt number {number}" for number in range(PROMPTS)}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_130_keeps_what_it_did_and_resumes(slow: Place, number: signal.Signals) -> None:
+def test_a_scheduler_that_ends_a_run_is_told_130_too(slow: Place) -> None:
     process = started(slow)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130
+    assert 0 < slow.durable_rows < PROMPTS
+
+
+def test_an_interrupted_run_says_130_keeps_what_it_did_and_resumes(slow: Place) -> None:
+    process = started(slow)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130
     assert "Traceback" not in err

@@ -150,8 +150,18 @@ def test_money_is_read_as_it_is_written(load: Load) -> None:
     assert load().price.usd_per_hour == Decimal("0.1")
 
 
+def test_a_password_in_the_url_is_refused_without_being_shown(load: Load) -> None:
+    said = complaint(load, '[engine]\nkind = "http"\nbase_url = "http://me:hunter2@host/v1"')
+    assert "api_key_env" in said
+    assert "hunter2" not in said
+
+
+def test_a_price_that_is_set_replaces_the_one_of_the_file(load: Load) -> None:
+    assert load("", "price.hardware=aws/g6.xlarge").price.usd_per_hour is None
+
+
 def test_an_http_engine_needs_its_url(load: Load) -> None:
-    assert "engine.base_url is empty; an http engine needs it" in complaint(load, '[engine]\nkind = "http"')
+    assert 'engine.base_url = ""; write a URL such as' in complaint(load, '[engine]\nkind = "http"')
 
 
 def test_a_route_needs_its_lane(load: Load) -> None:

@@ -71,9 +71,9 @@ def test_a_blank_line_is_passed_over_and_still_counted(tmp_path: Path) -> None:
     assert lines(write(tmp_path / "in.jsonl", b'\n{"a": 1}\n  \n{"a": 2}\n')) == [2, 4]
 
 
-def test_a_csv_row_stands_where_its_last_line_is(tmp_path: Path) -> None:
+def test_a_csv_row_stands_where_its_first_line_is(tmp_path: Path) -> None:
     # The header is line 1; the quoted cell spans lines 2 and 3.
-    assert lines(write(tmp_path / "in.csv", b'a,b\n"x\ny",1\nz,2\n')) == [3, 4]
+    assert lines(write(tmp_path / "in.csv", b'a,b\n"x\ny",1\nz,2\n')) == [2, 4]
 
 
 def test_parquet_rows_are_numbered_from_one(tmp_path: Path) -> None:
