@@ -17,7 +17,6 @@ from serving.records import (
     Parallelism,
     Precision,
     Sampling,
-    Speculation,
 )
 
 
@@ -69,8 +68,6 @@ class EngineSection(Section):
     prefix_caching: bool = True
     compiled: bool | None = None
     tensor_parallel: int = Field(1, ge=1)
-    speculation: Literal["off", "ngram"] = "off"
-    speculation_tokens: int = Field(4, ge=1)
     # http
     base_url: str = ""
     api_key_env: str | None = None  # the environment variable that holds the key
@@ -92,7 +89,6 @@ class EngineSection(Section):
     def config(self) -> EngineConfig:
         return EngineConfig(
             cache=PagedCache(self.block_size, self.kv_dtype, self.kv_gib, self.prefix_caching),
-            speculation=Speculation(self.speculation, self.speculation_tokens),
             parallelism=Parallelism(self.tensor_parallel),
             precision=Precision(self.dtype),
             batching=Batching(self.max_num_seqs, self.max_num_batched_tokens),

@@ -152,12 +152,6 @@ class PagedCache:
 
 
 @dataclass(frozen=True, slots=True)
-class Speculation:
-    method: str = "off"  # off | ngram
-    tokens: int = 4  # drafted at each step
-
-
-@dataclass(frozen=True, slots=True)
 class Parallelism:
     tensor: int = 1
 
@@ -178,7 +172,6 @@ class EngineConfig:
     """What an engine is built from. `auto` and None are settled by the machine, see serving.engines.machine."""
 
     cache: PagedCache = PagedCache()
-    speculation: Speculation = Speculation()
     parallelism: Parallelism = Parallelism()
     precision: Precision = Precision()
     batching: Batching = Batching()

@@ -178,9 +178,6 @@ def vllm_arguments(model: Path, config: EngineConfig) -> dict[str, Any]:
     }
     if config.cache.memory_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(config.cache.memory_gib * 2**30)
-    if config.speculation.method == "ngram":
-        ngram = {"method": "ngram", "num_speculative_tokens": config.speculation.tokens}
-        arguments["speculative_config"] = {**ngram, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
     return {name: value for name, value in arguments.items() if value is not None}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from serving.engines.machine import GIB, Machine, settled
 from serving.engines.vllm_engine import child_environment, rates_from_steps, vllm_arguments
-from serving.records import EngineConfig, PagedCache, Parallelism, Rates, Speculation
+from serving.records import EngineConfig, PagedCache, Parallelism, Rates
 
 CPU = Machine("a CPU", (0, 1, 2, 3), frozenset(), 16 * GIB, 8 * GIB, ())
 GPU = replace(CPU, gpus=("a GPU",))
@@ -42,18 +42,12 @@ def test_a_models_own_code_and_pickles_are_never_run(machine: Machine) -> None:
 
 def test_what_is_left_to_vllm_is_not_named() -> None:
     arguments = vllm_arguments(MODEL, settled(EngineConfig(), GPU))
-    assert arguments.keys().isdisjoint({"block_size", "max_model_len", "kv_cache_memory_bytes", "speculative_config"})
+    assert arguments.keys().isdisjoint({"block_size", "max_model_len", "kv_cache_memory_bytes"})
 
 
 def test_several_ranks_run_in_several_processes() -> None:
     arguments = vllm_arguments(MODEL, replace(CONFIG, parallelism=Parallelism(2)))
     assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (2, "mp")
-
-
-def test_ngram_speculation_names_how_many_tokens_it_drafts() -> None:
-    arguments = vllm_arguments(MODEL, replace(CONFIG, speculation=Speculation("ngram", 3)))
-    assert arguments["speculative_config"]["method"] == "ngram"
-    assert arguments["speculative_config"]["num_speculative_tokens"] == 3
 
 
 def test_settings_of_the_cache_reach_vllm() -> None:
