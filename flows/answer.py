@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.lane import answer_lane, lanes_to_run
-from flows.limits import StopReason
+from flows.lane import answer_lane, book_the_past, lanes_to_run
+from flows.limits import Stopped, StopReason
 from flows.open import open_work
 from flows.progress import Progress
 from flows.receipt import Receipt, take_receipt
@@ -32,11 +32,15 @@ def answer(job: Job, runs: Path, progress: Progress, step: Step = run_here) -> R
     if work.finished:
         return take_receipt(work.run, StopReason.NONE)
     with work.held():
+        book_the_past(work)
         step(admit, work)
-        step(collapse, work)
-        step(route, work)
-        for lane in lanes_to_run(work):
-            step(answer_lane, work, lane)
+        try:
+            step(collapse, work)
+            step(route, work)
+            for lane in lanes_to_run(work):
+                step(answer_lane, work, lane)
+        except Stopped:
+            pass  # by the budget, the deadline or a signal, before an engine ran; the receipt says by which
         step(publish, work)
     return take_receipt(work.run, work.stopped)
 

@@ -65,7 +65,7 @@ def _settings(machine: Machine) -> list[str]:
         runtime = "preloaded" if "LD_PRELOAD" in environment else "missing (pip install intel-openmp): half the speed"
         threads = environment["VLLM_CPU_OMP_THREADS_BIND"]
         lines.append(
-            f"threads    bound to cores {threads}; Intel OpenMP {runtime}; {config.cache.memory_gib} GiB KV cache"
+            f"threads    bound to cores {threads}; Intel OpenMP {runtime}; up to {config.cache.memory_gib} GiB KV cache"
         )
     return lines
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -59,6 +59,8 @@ class Settlement:
     overheads: list[Overhead]
     _in_flight: set[int] = field(default_factory=set)
     _waiting: list[Completion] = field(default_factory=list)
+    _fed_all: bool = False
+    _failed: bool = False
     _sealed_at: float = field(default_factory=time.monotonic)
 
     def fed(self, requests: Iterator[Request]) -> Iterator[Request]:
@@ -66,6 +68,12 @@ class Settlement:
         for request in requests:
             self._in_flight.add(request.row)
             yield request
+        self._fed_all = True
+
+    @property
+    def complete(self) -> bool:
+        """True if the engine took every request and answered it."""
+        return self._fed_all and not self._in_flight
 
     def add(self, completion: Completion) -> None:
         if completion.row not in self._in_flight:
@@ -79,16 +87,16 @@ class Settlement:
     def seal(self) -> None:
         """One durable step: the rows, what they cost, and the overheads that came before them."""
         span_s = self.work.limits.lap()
-        usages = [completion.usage for completion in self._waiting]
+        waiting, self._waiting = self._waiting, []
+        self._failed = True  # until it is durable: what could not be sealed once stays open, and is not tried again
+        usages = [completion.usage for completion in waiting]
         rates = self.engine.rates
         charges = share_out(span_s, self.work.price, usages, rates)
-        overheads = list(self.overheads)
+        overheads, self.overheads = self.overheads, []
         if not charges:
             overheads.append(_overhead(self.work, "waste", self.lane, span_s))
         rows = [
-            row
-            for completion, charge in zip(self._waiting, charges, strict=True)
-            for row in self._settle(completion, charge)
+            row for completion, charge in zip(waiting, charges, strict=True) for row in self._settle(completion, charge)
         ]
         figures = {
             "lane": self.lane.name,
@@ -99,18 +107,31 @@ class Settlement:
         self.work.writer.seal(rows, overheads, figures)
         self.work.limits.spend(sum((charge.usd for charge in charges), Decimal(0)))
         self.work.limits.spend(sum((line.usd for line in overheads), Decimal(0)))
-        self.work.limits.release(completion.row for completion in self._waiting)
-        self._waiting.clear()
-        self.overheads = []
+        self.work.limits.release(completion.row for completion in waiting)
+        self._failed = False
         self._sealed_at = time.monotonic()
 
     def finish(self) -> None:
         """Seal what is left. Time in which nothing finished is waste, and is noted as that."""
+        if self._failed:
+            return
         if self._waiting or self.overheads or self.work.limits.running_s > LEAST_WASTE_S:
             self.seal()
 
+    def rows_served_by(self, completion: Completion) -> int:
+        return len(self._served_by(completion))
+
+    def _served_by(self, completion: Completion) -> list[Member]:
+        """Who shares this answer. Equal requests share a failure too; a near-duplicate gets a try of its own."""
+        members = self.members[completion.row]
+        alone = [member for member in members if member.row == completion.row]
+        if not alone:  # a near-duplicate whose representative failed, now run itself
+            (orphan,) = members
+            return [replace(orphan, source=Source.ENGINE)]
+        return [member for member in members if member.source is not Source.SEMANTIC] if completion.failure else members
+
     def _settle(self, completion: Completion, charge: Charge) -> Iterator[Settled]:
-        for member in self.members[completion.row]:
+        for member in self._served_by(completion):
             run_here = member.row == completion.row
             yield Settled(
                 row=member.row,
@@ -131,24 +152,20 @@ class Settlement:
 
 
 def lanes_to_run(work: Work) -> list[Lane]:
-    """The lanes that still have rows to answer, in the job's order; none once a limit has stopped the run."""
-    settle_what_a_crash_lost(work)
-    routed = work.run.stage(work.run.routed).read("routes", ROUTES, ["row", "lane"]).to_pylist()
-    done = _done(work)
-    waiting = {route["lane"] for route in routed if route["row"] not in done}
+    """The lanes that still have rows to answer, in the job's order."""
     members = work.run.stage(work.run.collapsed).read("members", MEMBERS, ["row"]).num_rows
-    work.progress.start(rows=members, done=len(done))
-    return [lane for name, lane in work.job.lanes.items() if name in waiting]
+    work.progress.start(rows=members, done=len(_done(work)))
+    return [lane for lane in work.job.lanes.values() if _pending(work, lane).num_rows]
 
 
-def settle_what_a_crash_lost(work: Work) -> None:
+def book_the_past(work: Work) -> None:
     """What was spent before now, and what a killed process threw away, which becomes a line of its own."""
     from serving.store.ledger import open_ledger
 
     with open_ledger(work.run.folder.parent) as ledger:
         spent = ledger.execute("SELECT usd FROM bills WHERE run_id = ?", [work.run.run_id]).fetchone()
     work.limits.spend(spent[0] if spent else Decimal(0))
-    if work.writer.lost_s > 0:
+    if work.writer.lost_s > LEAST_WASTE_S:
         _seal_waste(work, None, work.writer.lost_s)
 
 
@@ -159,33 +176,33 @@ def answer_lane(work: Work, lane: Lane) -> dict[str, Any]:
         if pending.num_rows == 0 or work.limits.stop():
             return {"lane": lane.name, "pending": pending.num_rows}
         try:
-            _run_engine(work, lane, pending)
+            complete = _run_engine(work, lane, pending)
         except EngineDied as death:
             if _pending(work, lane).num_rows == pending.num_rows:
                 raise
             work.progress.say(f"{lane.name}: {death}; starting it again")
         else:
-            if not work.limits.stop() and _pending(work, lane).num_rows:
+            if not complete and not work.limits.stop():
                 raise EngineDied(f"{lane.name}: the engine ended without an answer for every row")
 
 
-def _run_engine(work: Work, lane: Lane, pending: pa.Table) -> None:
-    """One engine from start to end. Whatever happens to it, what it finished is sealed."""
+def _run_engine(work: Work, lane: Lane, pending: pa.Table) -> bool:
+    """One engine from start to end; True if it answered all. Whatever happens to it, what it finished is sealed."""
     logs = work.run.folder / "logs"
     make_folder(logs)
     log = logs / f"{lane.name}-{work.writer.epoch:04}.log"
     work.progress.say(f"{lane.name}: starting {work.job.engine.kind} for {lane.model} ({pending.num_rows} requests)")
+    drain = not work.price.bills_time
     work.limits.start_clock()
     settlement = None
     try:
-        with open_engine(work.job.engine, lane, log, work.asked_to_stop, _kv_tokens(work, pending)) as engine:
+        with open_engine(work.job.engine, lane, log, work.asked_to_stop, _kv_tokens(work, pending), drain) as engine:
             start_up = _overhead(work, "start_up", lane, work.limits.lap())
             settlement = Settlement(work, lane, engine, _members_of(work), [start_up])
             for completion in engine.run(settlement.fed(_feed(work, pending))):
                 settlement.add(completion)
-                work.progress.advance(
-                    len(settlement.members[completion.row]), completion.usage, work.limits.running_usd
-                )
+                work.progress.advance(settlement.rows_served_by(completion), completion.usage, work.limits.running_usd)
+            return settlement.complete
     finally:
         if settlement is not None:
             settlement.finish()
@@ -228,10 +245,14 @@ def _usd_of_tokens(work: Work, usage: Usage) -> Decimal:
 
 
 def _pending(work: Work, lane: Lane) -> pa.Table:
+    """The requests that a lane has yet to run: representatives, and rows whose representative failed."""
     routed = work.run.stage(work.run.routed).read("routes", ROUTES, ["row", "lane"])
     rows = routed.filter(pc.equal(routed["lane"], lane.name))["row"].to_pylist()
     done = _done(work)
-    wanted = pa.array([row for row in rows if row not in done], pa.int64())
+    of_lane = done.intersection(rows)
+    members = work.run.stage(work.run.collapsed).read("members", MEMBERS).to_pylist()
+    orphans = [member["row"] for member in members if member["answered_by"] in of_lane and member["row"] not in done]
+    wanted = pa.array([*(row for row in rows if row not in done), *orphans], pa.int64())
     requests = work.run.stage(work.run.admitted).read("requests", REQUESTS)
     return requests.filter(pc.is_in(requests["row"], wanted))
 
@@ -249,6 +270,8 @@ def _members_of(work: Work) -> dict[int, list[Member]]:
         row = known[member["row"]]
         to = Member(row["row"], row["custom_id"], Endpoint(row["endpoint"]), Source(member["source"]))
         members.setdefault(member["answered_by"], []).append(to)
+        if to.source is Source.SEMANTIC:
+            members[to.row] = [to]  # in case its representative fails
     return members
 
 

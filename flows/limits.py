@@ -23,6 +23,10 @@ class StopReason(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class Stopped(Exception):
+    """A stage ended early because a limit was reached; it runs again when the job is resumed."""
+
+
 class Limits:
     """Says when to stop. What is durable is spent; engine time that runs and tokens in flight count as well."""
 

@@ -25,12 +25,23 @@ def run_as_task(stage: Callable[..., Any], /, *arguments: Any) -> Any:
     return run()
 
 
+class Incomplete(RuntimeError):
+    """The job ended with failed or open rows; the message is its receipt."""
+
+
 @flow(name="gristmill", flow_run_name="{job}", persist_result=False, validate_parameters=False)
 def answer_job(job: str, overrides: list[str] | None = None, runs: str = "runs") -> str:
-    """Run or resume a job file; returns the receipt. This is what deployments run."""
+    """Run or resume a job file; returns the receipt. This is what deployments run.
+
+    Raises:
+        Incomplete: rows failed, or a limit stopped the run; so that the flow run shows as failed.
+    """
     settle(Path(".gristmill").resolve())
     checked = load_job(Path(job), overrides)
-    return str(_answer_as_tasks(job, overrides or [], runs, Lines(checked.budget.usd)))
+    receipt = _answer_as_tasks(job, overrides or [], runs, Lines(checked.budget.usd))
+    if receipt.exit_code:
+        raise Incomplete(f"exit code {receipt.exit_code}\n{receipt}")
+    return str(receipt)
 
 
 def answer_as_flow(job: Path, overrides: list[str], runs: Path, progress: Progress) -> Receipt:

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from flows.limits import StopReason
+from serving.store.parts import Corrupt
 from serving.store.run import Run
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ WHERE run_id = $run ORDER BY lane
 OVERHEADS = "SELECT kind, sum(seconds) AS seconds, sum(usd) AS usd FROM overheads WHERE run_id = $run GROUP BY kind"
 BASELINE = "SELECT usd FROM baselines WHERE run_id = $run"
 SAVINGS = "SELECT step, saved_usd FROM savings WHERE run_id = $run ORDER BY place, step"
+LEAST_SHOWN_USD = 0.0000005
 EXIT_CODES = {StopReason.BUDGET: 3, StopReason.DEADLINE: 3, StopReason.INTERRUPTED: 130}
 
 
@@ -56,6 +58,8 @@ def take_receipt(run: Run, stopped: StopReason) -> Receipt:
     from serving.store.ledger import open_ledger
 
     with open_ledger(run.folder.parent) as ledger:
+        for unread in _ask(ledger, "SELECT reason FROM unreadable WHERE run_id = $run", run):
+            raise Corrupt(unread["reason"])
         baseline = _ask(ledger, BASELINE, run)
         return Receipt(
             run=run,
@@ -153,9 +157,13 @@ def _money(receipt: Receipt) -> list[str]:
     share = f", {saved / baseline * 100:+.0f} %" if baseline else ""
     return [
         *lines,
-        f"  baseline  ${baseline:.6f} estimated: all answered rows in the full lane at its rates here, nothing reused",
+        f"  baseline  ${baseline:.6f} estimated: every row in the full lane at its rates here, no answer reused",
         f"  saved     ${saved:+.6f}{share}, of which".replace("$+", "$").replace("$-", "-$"),
-        *(f"            {step['saved_usd']:+.6f}  {step['step']}" for step in receipt.savings),
+        *(
+            f"            {step['saved_usd']:+.6f}  {step['step']}"
+            for step in receipt.savings
+            if abs(step["saved_usd"]) >= LEAST_SHOWN_USD
+        ),
     ]
 
 

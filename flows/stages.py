@@ -1,9 +1,10 @@
 """The stages before and after the engines: plain functions over an open job. A complete stage is not run again."""
 
 import hashlib
-import time
-from typing import Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
+from flows.limits import Stopped
 from flows.open import Work
 from optimizer.collapse import Pair, assign, exact_representatives, judge_pairs, star_cover
 from optimizer.cost import usd_of_time
@@ -17,7 +18,11 @@ from serving.records import Refusal, canonical_json, sampling_from_json
 from serving.store.parts import PartWriter, read_manifest
 from serving.store.schemas import MEMBERS, PAIRS, REFUSED, REQUESTS, ROUTES, refusal_to_columns, request_to_columns
 
+if TYPE_CHECKING:
+    from serving.reuse.embed import Embedder, Vectors
+
 Figures = dict[str, Any]
+EMBED_ROWS = 256
 
 
 def admit(work: Work) -> Figures:
@@ -90,26 +95,29 @@ def collapse(work: Work) -> Figures:
     reuse = work.job.reuse
     keys = ((row["row"], row["key"], reuse.exact and repeatable[row["row"]]) for row in requests)
     exact = exact_representatives(keys)
-    began = time.monotonic()
+    work.limits.start_clock()
     pairs = _near_duplicates(work, sorted({row for row in exact.values() if repeatable[row]})) if reuse.semantic else []
-    embedding_s = time.monotonic() - began if reuse.semantic else 0.0
+    embedding_s = work.limits.stop_clock()
     copies: dict[int, int] = {}
     for representative in exact.values():
         copies[representative] = copies.get(representative, 0) + 1
     members = assign(exact, star_cover(pairs, copies))
 
     parts = PartWriter(work.run.collapsed.parent, "collapse", {"pairs": PAIRS, "members": MEMBERS})
-    parts.extend("pairs", ({**_pair(pair)} for pair in pairs))
+    parts.extend("pairs", (_pair(pair) for pair in pairs))
     parts.extend(
         "members",
         ({"row": row, "answered_by": to.answered_by, "source": to.source.value} for row, to in members.items()),
     )
     overheads = [_embedding(work, embedding_s)] if reuse.semantic else []
+    work.limits.spend(sum((Decimal(line["usd"]) for line in overheads), Decimal(0)))
     representatives = len({to.answered_by for to in members.values()})
     return parts.finish({"representatives": representatives, "overheads": overheads}).figures
 
 
 def _near_duplicates(work: Work, rows: list[int]) -> list[Pair]:
+    import numpy as np
+
     from serving.reuse.embed import SentenceEmbedder
     from serving.reuse.neighbours import near_pairs
 
@@ -121,9 +129,20 @@ def _near_duplicates(work: Work, rows: list[int]) -> list[Pair]:
         return []
     work.progress.say(f"comparing {len(whole)} prompts in meaning")
     texts = {row: by_row[row]["text"] for row in whole}
-    vectors = embedder.embed([texts[row] for row in whole])
+    vectors = np.concatenate([_embed(work, embedder, [texts[row] for row in block]) for block in _blocks(whole)])
     near = near_pairs(vectors, [by_row[row]["frame"] for row in whole], work.job.reuse.min_similarity)
     return judge_pairs(((whole[left], whole[right], similarity) for left, right, similarity in near), texts)
+
+
+def _blocks(rows: list[int]) -> list[list[int]]:
+    return [rows[start : start + EMBED_ROWS] for start in range(0, len(rows), EMBED_ROWS)]
+
+
+def _embed(work: Work, embedder: "Embedder", texts: list[str]) -> "Vectors":
+    """One block of texts; between blocks the run shows that it is alive, and can be stopped."""
+    if work.asked_to_stop():
+        raise Stopped
+    return embedder.embed(texts)
 
 
 def _pair(pair: Pair) -> dict[str, Any]:

@@ -33,10 +33,10 @@ POLARITY = set(
     "cause effect causes effects antonym synonym opposite".split()
 )
 FRESHNESS = set("today tonight tomorrow yesterday now currently current latest recent recently newest".split())
-# Words that may be there or not without changing what is asked. Prepositions, pronouns, "and" and "or" are not among
-# them: to Paris is not from Paris.
+# Words that may be there or not without changing what is asked. Prepositions, pronouns, tenses, "and" and "or" are not
+# among them: to Paris is not from Paris, who was is not who is.
 SMALL = set(
-    "a an the of in is are was were be been being do does did has have had will would it its this that these those "
+    "a an the of in is are be being do does has have it its this that these those "
     "there here please tell then just um uh er".split()
 )
 ASKING = "what|which|who|whom|whose|when|where|why|how"

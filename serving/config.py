@@ -34,6 +34,12 @@ class DatasetSection(Section):
     system: str | None = None  # template of a system message, with `prompt`
     id: str | None = None  # the column that names a row; by default custom_id, else id, else the place in the file
 
+    @model_validator(mode="after")
+    def _a_system_message_stands_beside_a_prompt(self) -> "DatasetSection":
+        if self.system is not None and self.prompt is None:
+            raise ValueError("dataset.system needs dataset.prompt beside it; rows without a template bring their own")
+        return self
+
 
 class ModelSection(Section):
     full: str
@@ -142,7 +148,7 @@ class TenantSection(Section):
 
 
 class Job(Section):
-    """A job file, checked. `folder` is where its relative paths start."""
+    """A job file, checked. Its relative paths start where the command is called."""
 
     dataset: DatasetSection
     model: ModelSection
@@ -177,7 +183,10 @@ class Job(Section):
         of_engine = {"kind", "base_url", "dtype", "kv_dtype", "max_model_len"}
         engine = self.engine.model_dump(include=of_engine)
         dataset = self.dataset.model_dump(exclude={"path"})
-        parts = {name: getattr(self, name).model_dump() for name in ("model", "sampling", "reuse", "route")}
+        parts = {name: getattr(self, name).model_dump() for name in ("model", "sampling")}
+        # A key that is switched off changes nothing, so it names no other run.
+        parts["reuse"] = self.reuse.model_dump(exclude=set() if self.reuse.semantic else {"min_similarity", "embedder"})
+        parts["route"] = self.route.model_dump(include=None if self.route.to_quantized == "short" else {"to_quantized"})
         return {**parts, "dataset": dataset, "engine": engine, "tenant": self.tenant.name}
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
@@ -251,21 +251,6 @@ class Engine(Protocol):
     @property
     def rates(self) -> Rates | None:
         """Engine seconds by token so far; None where the engine does not show its steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Every row that came in, by how it left. They always add up."""
-
-    rows: int
-    answered: int
-    refused: int
-    failed: int
-    by_source: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def expired(self) -> int:
-        return self.rows - self.answered - self.refused - self.failed
 
 
 def canonical_json(value: Any) -> str:

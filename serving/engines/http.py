@@ -45,6 +45,7 @@ class HttpEngine:
     """One model on one server. Rows in flight are bounded by `concurrency`.
 
     A server that cannot be reached, or that refuses us altogether, fails the engine, not its rows: they stay pending.
+    With `drain`, a stop waits for what is in flight: where tokens are billed, it has been paid for.
     """
 
     kv_tokens: int | None = None
@@ -58,6 +59,7 @@ class HttpEngine:
         timeout_s: float,
         max_retries: int,
         stop: Callable[[], bool] = lambda: False,
+        drain: bool = False,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._model = model
@@ -66,6 +68,7 @@ class HttpEngine:
         self._timeout = httpx.Timeout(timeout_s, connect=min(30.0, timeout_s))
         self._max_retries = max_retries
         self._stop = stop
+        self._drain = drain
         self._answered = 0
 
     def __enter__(self) -> Self:
@@ -104,7 +107,9 @@ class HttpEngine:
                 elif in_flight and not thread.is_alive():
                     raise EngineDied(f"the connection to {self._base_url} ended with {in_flight} requests in flight")
                 if self._stop():
-                    return
+                    more = False
+                    if not self._drain:
+                        return
         finally:
             todo.put(None)
 
@@ -149,9 +154,16 @@ class HttpEngine:
                     return Completion(request.row, failure=failure)
             if attempt < self._max_retries:
                 await asyncio.sleep(wait_s if wait_s is not None else _backoff_s(attempt))
-        if self._answered == answered_before:
+        if self._answered == answered_before and not await self._is_up(client):
             raise EngineDied(f"{failure.reason} ({failure.code}, {self._max_retries + 1} tries, no other row answered)")
         return Completion(request.row, failure=failure)
+
+    async def _is_up(self, client: httpx.AsyncClient) -> bool:
+        """True if the server answers the one question that every OpenAI-compatible server answers."""
+        try:
+            return (await client.get(f"{self._base_url}/models", timeout=30.0)).is_success
+        except httpx.HTTPError:
+            return False
 
     def _body(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
@@ -199,14 +211,16 @@ def _response_format(request: Request) -> dict[str, Any]:
 
 def _read_reply(request: Request, reply: httpx.Response) -> Completion:
     """A reply that is not of the promised form fails its row; it is never taken for an answer."""
+    usage = Usage(0, 0)  # tokens that the server counted are billed, whatever the rest of its reply is worth
     try:
         body = reply.json()
+        usage = _usage(body["usage"])
         in_order = sorted(enumerate(body["choices"]), key=lambda placed: placed[1].get("index", placed[0]))
         choices = tuple(_choice(request.endpoint, choice) for _, choice in in_order)
-        usage = _usage(body["usage"])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         reason = f"the reply is not in OpenAI form: {type(error).__name__}: {error}"
-        return Completion(request.row, failure=Failure("E_REPLY", reason[:300].encode(errors="replace").decode()))
+        failure = Failure("E_REPLY", reason[:300].encode(errors="replace").decode())
+        return Completion(request.row, usage=usage, failure=failure)
     if len(choices) != request.sampling.n:
         reason = f"asked for {request.sampling.n} choices, got {len(choices)}"
         return Completion(request.row, usage=usage, failure=Failure("E_REPLY", reason))
@@ -239,7 +253,7 @@ def _usage(usage: dict[str, Any]) -> Usage:
     counts = (usage["prompt_tokens"], usage["completion_tokens"], cached)
     if not all(isinstance(count, int) and 0 <= count <= MAX_TOKENS for count in counts):
         raise ValueError(f"token counts {counts} are not counts")
-    return Usage(*counts)
+    return Usage(counts[0], counts[1], min(cached, counts[0]))
 
 
 def _refused(reply: httpx.Response) -> Failure:

@@ -15,11 +15,17 @@ class RunningEngine(Engine, Protocol):
 
 
 def open_engine(
-    section: EngineSection, lane: Lane, log: Path, stop: Callable[[], bool], kv_tokens: int | None = None
+    section: EngineSection,
+    lane: Lane,
+    log: Path,
+    stop: Callable[[], bool],
+    kv_tokens: int | None = None,
+    drain: bool = False,
 ) -> AbstractContextManager[RunningEngine]:
     """The engine of a lane; entering the context starts it. Its process, if it has one, writes to `log`.
 
-    `kv_tokens` is how many tokens its KV cache can use at most, where the work is known.
+    `kv_tokens` is how many tokens its KV cache can use at most, where the work is known. With `drain`, a server's
+    answers in flight are waited for when the run is stopped.
     """
     if section.kind == "echo":
         from serving.engines.echo import EchoEngine
@@ -36,6 +42,7 @@ def open_engine(
             timeout_s=section.timeout_s,
             max_retries=section.max_retries,
             stop=stop,
+            drain=drain,
         )
     from serving.engines.machine import bytes_per_number, settled, this_machine
     from serving.engines.vllm_engine import VllmEngine

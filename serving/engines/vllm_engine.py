@@ -58,7 +58,11 @@ class VllmEngine:
         )  # fmt: skip
         os.close(write_end)
         self._lines = _Lines(read_end)
-        self._await_ready()
+        try:
+            self._await_ready()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -72,7 +76,7 @@ class VllmEngine:
 
     def run(self, requests: Iterator[Request]) -> Iterator[Completion]:
         in_flight: set[int] = set()
-        more = True
+        more = not self._stop()  # a stop during start-up leaves an engine that is not ready
         while more or in_flight:
             while more and len(in_flight) < self._window:
                 request = next(requests, None)

@@ -150,6 +150,8 @@ def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
         ledger.execute("INSERT INTO overheads VALUES (?, ?, ?, ?, ?)", (run.run_id, *line.values()))
     for segment in read_segments(run.segments):
         figure = segment.facts
+        if not segment.table.exists():
+            raise Corrupt(f"{segment.table}: missing; its manifest lists {figure['rows']} rows")
         place = (run.run_id, str(segment.table.resolve()), segment.epoch, figure["sealed_unix_s"])
         rates = figure["rates"] or {}
         measured = (rates.get("prefill_s_per_token"), rates.get("decode_s_per_token"))
@@ -175,6 +177,8 @@ def _part_files(run: Run) -> Iterator[tuple[str, str]]:
         manifest = read_manifest(stage)
         for view in VIEW_SCHEMAS:
             for file in manifest.files(view) if manifest else []:
+                if not file.exists():
+                    raise Corrupt(f"{file}: missing; its manifest lists it")
                 yield view, str(file.resolve())
 
 

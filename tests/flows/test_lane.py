@@ -21,6 +21,7 @@ from optimizer.cost import usd_of_time
 from serving.config import parse_job
 from serving.engines.echo import EchoEngine
 from serving.records import Completion, EngineDied, Price, Request
+from serving.reuse.embed import HashEmbedder
 from serving.store.run import Run
 from serving.store.segments import read_rows, read_segments
 from serving.store.verify import verify
@@ -327,3 +328,23 @@ def test_tokens_are_billed_by_the_list(folder: Path) -> None:
     # "two words" echoed: 2 prompt tokens x 1 + 2 output tokens x 2, by the million = 0.000006.
     this = Bench(folder, ["two words"], price={"input_usd_per_mtok": "1", "output_usd_per_mtok": "2"})
     assert this.run().counts["usd"] == Decimal("0.000006")
+
+
+@pytest.fixture
+def near(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Two rows that differ in a small word, and an embedder that finds them near."""
+    (folder / "modules.json").write_text("[]")
+    monkeypatch.setattr("serving.reuse.embed.SentenceEmbedder", lambda path: HashEmbedder())
+    reuse = {"semantic": True, "min_similarity": 0.8, "embedder": str(folder)}
+    return Bench(folder, ["is the sky blue", "is sky blue"], reuse=reuse)
+
+
+def test_a_near_duplicate_shares_the_answer(near: Bench) -> None:
+    assert near.run().sources == {"engine": 1, "semantic": 1}
+
+
+def test_a_near_duplicate_of_a_failed_row_gets_a_try_of_its_own(near: Bench) -> None:
+    told = iter([True, False])
+    counts = near.run(fails=lambda request: next(told)).counts
+    assert (counts["answered"], counts["failed"], counts["expired"]) == (1, 1, 0)
+    assert sorted(near.fed) == ["r0", "r1"]
