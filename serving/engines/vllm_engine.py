@@ -203,8 +203,8 @@ def child_environment(config: EngineConfig, machine: Machine, python: str | None
 
 
 def _cpu_environment(ranks: int, machine: Machine, python: str | None) -> dict[str, str]:
-    """Intel's OpenMP runtime, and every core bound: on two cores vLLM's defaults, which keep one of them free, ran at
-    0.5 to 0.65 of that speed (bench/results/lanes.csv)."""
+    """Intel's OpenMP runtime, and every core bound. On a two-core AVX2 machine that was 2.1 times the speed of vLLM's
+    defaults, which keep one core free (2026-11-23); on one with AVX-512 it is 1.0 times (bench/results/lanes.csv)."""
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "|".join(_cores_of_rank(machine.cores, ranks))}
     runtime = Path(python or sys.executable).absolute().parent.parent / "lib" / "libiomp5.so"
     if runtime.exists():
