@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
 	echo "make batch   answer the sample dataset; JOB=path/to/job.toml runs any job"
-	echo "make test    all tests that need no GPU (about 6 minutes on two cores)"
+	echo "make test    all tests that need no GPU (some four minutes on two cores)"
 	echo "make check   format, lint, types"
 	echo "make bench   measure this machine: full and INT8 lane, one run"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
