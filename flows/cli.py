@@ -170,13 +170,17 @@ def _warn(warning: str) -> None:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from flows import models
+    from flows.models import table
 
     if options.action == "prepare":
-        models.prepare(MODELS, STATE / "wheels", lambda message: print(message, flush=True))
+        from serving.models.prepare import prepare
+
+        prepare(MODELS, STATE / "wheels", lambda message: print(message, flush=True))
     elif options.action == "quantize":
-        models.quantize(options.source, options.target)
-    print(models.table(MODELS, _warn))
+        from serving.models.quantize import quantize_w8a8
+
+        quantize_w8a8(options.source, options.target)
+    print(table(MODELS, _warn))
     return 0
 
 

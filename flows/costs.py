@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.terminal import printable
+from flows.terminal import in_columns, printable
 from serving.store.ledger import Answer, BadQuery, ask, named_queries, open_ledger, write_ledger
 
 MAX_CELL_CHARACTERS = 160
@@ -63,14 +63,8 @@ def _table(answer: Answer) -> str:
         and all(row[column] is None or _is_number(row[column]) for row in answer.rows)
         for column in range(len(answer.columns))
     ]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    heading, *lines = in_columns(rows, numeric)
+    return "\n".join([heading, "  ".join("-" * width for width in widths), *lines])
 
 
 def _is_number(value: object) -> bool:

@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 from flows.open import Work
 from optimizer.cost import share_out, usd_of_time, usd_of_tokens
 from optimizer.order import prefix_order
-from serving.engines.open import RunningEngine, open_engine
+from serving.engines.open import open_engine
 from serving.records import (
     Charge,
     Completion,
     Endpoint,
+    Engine,
     EngineDied,
     Lane,
     Outcome,
@@ -54,7 +55,7 @@ class Settlement:
 
     work: Work
     lane: Lane
-    engine: RunningEngine
+    engine: Engine
     members: dict[int, list[Member]]
     overheads: list[Overhead]
     _in_flight: set[int] = field(default_factory=set)
@@ -155,7 +156,7 @@ def lanes_to_run(work: Work) -> list[Lane]:
     """The lanes that still have rows to answer, in the job's order."""
     members = work.run.stage(work.run.collapsed).read("members", MEMBERS, ["row"]).num_rows
     work.progress.start(rows=members, done=len(_done(work)))
-    return [lane for lane in work.job.lanes.values() if _pending(work, lane).num_rows]
+    return [lane for lane in work.job.lanes.values() if _pending(work, lane)]
 
 
 def book_the_past(work: Work) -> None:
@@ -173,12 +174,12 @@ def answer_lane(work: Work, lane: Lane) -> dict[str, Any]:
     """Answer what is pending in a lane. An engine that dies is started again, as long as it gets anything done."""
     while True:
         pending = _pending(work, lane)
-        if pending.num_rows == 0 or work.limits.stop():
-            return {"lane": lane.name, "pending": pending.num_rows}
+        if not pending or work.limits.stop():
+            return {"lane": lane.name, "pending": len(pending)}
         try:
-            complete = _run_engine(work, lane, pending)
+            complete = _run_engine(work, lane, _requests(work, pending))
         except EngineDied as death:
-            if _pending(work, lane).num_rows == pending.num_rows:
+            if _pending(work, lane) == pending:
                 raise
             work.progress.say(f"{lane.name}: {death}; starting it again")
         else:
@@ -244,17 +245,20 @@ def _usd_of_tokens(work: Work, usage: Usage) -> Decimal:
     return Decimal(0) if work.price.bills_time else usd_of_tokens(work.price, usage)
 
 
-def _pending(work: Work, lane: Lane) -> pa.Table:
-    """The requests that a lane has yet to run: representatives, and rows whose representative failed."""
+def _pending(work: Work, lane: Lane) -> list[int]:
+    """The rows that a lane has yet to run: representatives, and rows whose representative failed."""
     routed = work.run.stage(work.run.routed).read("routes", ROUTES, ["row", "lane"])
     rows = routed.filter(pc.equal(routed["lane"], lane.name))["row"].to_pylist()
     done = _done(work)
     of_lane = done.intersection(rows)
     members = work.run.stage(work.run.collapsed).read("members", MEMBERS).to_pylist()
     orphans = [member["row"] for member in members if member["answered_by"] in of_lane and member["row"] not in done]
-    wanted = pa.array([*(row for row in rows if row not in done), *orphans], pa.int64())
+    return [*(row for row in rows if row not in done), *orphans]
+
+
+def _requests(work: Work, rows: list[int]) -> pa.Table:
     requests = work.run.stage(work.run.admitted).read("requests", REQUESTS)
-    return requests.filter(pc.is_in(requests["row"], wanted))
+    return requests.filter(pc.is_in(requests["row"], pa.array(rows, pa.int64())))
 
 
 def _done(work: Work) -> set[int]:

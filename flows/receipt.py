@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from flows.limits import StopReason
+from flows.terminal import in_columns
 from serving.store.parts import Corrupt
 from serving.store.run import Run
 
@@ -107,8 +108,7 @@ def _lanes(receipt: Receipt) -> list[str]:
         return ["  no lane ran"]
     heading = ("lane", "ran", "prompt tok", "cached", "output tok", "start-up s", "engine s", "output tok/s", "usd")
     rows = [heading, *(_lane_cells(lane) for lane in receipt.lanes)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
-    table = ["  " + "  ".join(_aligned(row, widths)) for row in rows]
+    table = [f"  {line}" for line in in_columns(rows, [False, *[True] * (len(heading) - 1)])]
     models = [f"  {lane['lane']}: {lane['model']}{_verdict(receipt, lane)}" for lane in receipt.lanes]
     return [*table, *models]
 
@@ -121,11 +121,6 @@ def _lane_cells(lane: dict[str, Any]) -> tuple[str, ...]:
         lane["lane"], str(lane["rows_run"]), *tokens, f"{lane['start_up_s']:.1f}", f"{seconds:.1f}", pace,
         f"{lane['rows_usd'] + lane['start_up_usd']:.6f}",
     )  # fmt: skip
-
-
-def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
-    first, *rest = zip(row, widths, strict=True)
-    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
 
 
 def _verdict(receipt: Receipt, lane: dict[str, Any]) -> str:

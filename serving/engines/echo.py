@@ -13,8 +13,6 @@ POLL_S = 0.1
 class EchoEngine:
     """`fails` says which requests fail; `dies_after` makes the engine die like a crashed process would."""
 
-    kv_tokens: int | None = None
-
     def __init__(
         self,
         answer_s: float = 0.0,

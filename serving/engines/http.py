@@ -48,8 +48,6 @@ class HttpEngine:
     With `drain`, a stop waits for what is in flight: where tokens are billed, it has been paid for.
     """
 
-    kv_tokens: int | None = None
-
     def __init__(
         self,
         base_url: str,

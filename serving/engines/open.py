@@ -3,15 +3,10 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
 
 from serving.config import EngineSection
 from serving.models.folder import ModelFolder
 from serving.records import Engine, Lane
-
-
-class RunningEngine(Engine, Protocol):
-    kv_tokens: int | None  # how many tokens its KV cache holds, where that is known
 
 
 def open_engine(
@@ -21,7 +16,7 @@ def open_engine(
     stop: Callable[[], bool],
     kv_tokens: int | None = None,
     drain: bool = False,
-) -> AbstractContextManager[RunningEngine]:
+) -> AbstractContextManager[Engine]:
     """The engine of a lane; entering the context starts it. Its process, if it has one, writes to `log`.
 
     `kv_tokens` is how many tokens its KV cache can use at most, where the work is known. With `drain`, a server's

@@ -46,7 +46,6 @@ class VllmEngine:
         self._log_path = log
         self._stop = stop
         self._sums: dict[str, float] | None = None
-        self.kv_tokens: int | None = None
 
     def __enter__(self) -> Self:
         self._log = self._log_path.open("ab")
@@ -103,8 +102,7 @@ class VllmEngine:
     def _await_ready(self) -> None:
         give_up = time.monotonic() + START_LIMIT_S
         while not self._stop():
-            for message in self._lines.read(POLL_S):
-                self.kv_tokens = message["ready"]["kv_tokens"]
+            if self._lines.read(POLL_S):  # the first line says that it is ready, and nothing else
                 return
             if self._lines.ended or time.monotonic() > give_up:
                 raise EngineDied(self._last_words("before it was ready"))

@@ -20,10 +20,9 @@ def main() -> None:
     descriptor, settings = int(sys.argv[1]), json.loads(sys.argv[2])
     with os.fdopen(descriptor, "w", encoding="utf-8", buffering=1) as out:
         requests = _read_stdin()
-        started = time.monotonic()
         meter = StepMeter()
         engine = _start(settings, meter)
-        _send(out, {"ready": {"start_s": time.monotonic() - started, "kv_tokens": _kv_tokens(engine)}})
+        _send(out, {"ready": True})
         _serve(engine, requests, meter, out)
 
 
@@ -88,11 +87,6 @@ def _start(settings: dict[str, Any], meter: Any) -> Any:
     return LLMEngine.from_engine_args(
         EngineArgs(**settings, disable_log_stats=False), stat_loggers=[lambda config, index: meter]
     )
-
-
-def _kv_tokens(engine: Any) -> int | None:
-    cache = engine.vllm_config.cache_config
-    return cache.num_gpu_blocks * cache.block_size if cache.num_gpu_blocks else None
 
 
 def _serve(engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: StepMeter, out: Any) -> None:

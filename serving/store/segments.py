@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from serving.digest import sha256_of
 from serving.records import Overhead, Settled
-from serving.store.durable import sha256_of, write_json, write_parquet
+from serving.store.durable import write_json, write_parquet
 from serving.store.parts import Corrupt
 from serving.store.schemas import SEGMENT, settled_to_columns
 

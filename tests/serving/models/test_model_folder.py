@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from serving.digest import sha256_of
 from serving.models import folder as folder_module
 from serving.models.folder import BadModelFolder, FolderExists, ModelFolder, Origin, is_complete, new_model_folder
-from serving.models.wheels import sha256_of
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

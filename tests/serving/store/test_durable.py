@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.store.durable import make_folder, sha256_of, write_blocks, write_bytes, write_json, write_parquet
+from serving.digest import sha256_of
+from serving.store.durable import make_folder, write_blocks, write_bytes, write_json, write_parquet
 
 
 @given(blocks=st.lists(st.binary(max_size=100), max_size=10))

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serving.store.durable import sha256_of
+from serving.digest import sha256_of
 from serving.store.parts import ROWS_PER_PART, Corrupt, Manifest, PartWriter, read_manifest, verify_parts
 
 SCHEMA = pa.schema([("row", pa.int64()), ("text", pa.string())])

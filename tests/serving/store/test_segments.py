@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from serving.digest import sha256_of
 from serving.records import Charge, Failure, Outcome, Overhead, Settled
-from serving.store.durable import sha256_of
 from serving.store.parts import Corrupt
 from serving.store.schemas import settled_from_columns
 from serving.store.segments import SegmentWriter, next_epoch, read_rows, read_segments, verify_segments
