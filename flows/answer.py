@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from flows.admit import admit
 from flows.lane import answer_lane, book_the_past, lanes_to_run
 from flows.limits import Stopped, StopReason
 from flows.open import open_work
 from flows.progress import Progress
 from flows.receipt import Receipt, take_receipt
-from flows.stages import admit, collapse, publish, route
+from flows.stages import collapse, publish, route
 from serving.config import Job
 
 
