@@ -1,44 +1,57 @@
-"""The first stage: which rows are valid requests? Text from outside becomes a value here and nowhere else."""
+"""The first stage: which rows are valid requests? Only a child process turns text from outside into values."""
 
 import hashlib
+import time
 from typing import Any
 
+from flows.limits import StopReason
 from flows.open import Work
 from serving.config import BadJob
-from serving.intake.admit import Admission, Admitted, Form
-from serving.intake.files import BadInput
-from serving.intake.render import ModelRenderer, PlainRenderer, Renderer
+from serving.intake.admit import Form
+from serving.intake.formats.raw import Reading
+from serving.intake.order import ModelText, Order
+from serving.intake.process import AskedToStop, admit_apart
 from serving.intake.template import BadTemplate, Template
-from serving.records import Refusal, canonical_json
-from serving.store.parts import PartWriter, read_manifest
-from serving.store.schemas import REFUSED, REQUESTS, refusal_to_columns, request_to_columns
+from serving.records import canonical_json
+from serving.store.parts import read_manifest
 
 Figures = dict[str, Any]
+SAY_EVERY_S = 10.0
 
 
 def admit(work: Work) -> Figures:
     """Which rows are valid requests? The rest are refused with file, line and reason."""
-    if (done := read_manifest(work.run.admitted)) is not None:
-        return done.figures
-    work.progress.say(f"reading {', '.join(work.files)}")
-    admission = Admission(_form(work), _renderer(work))
-    parts = PartWriter(work.run.admitted.parent, "admit", {"requests": REQUESTS, "refusals": REFUSED})
-    rows = 0
-    for file in work.files:
-        for row in admission.read(file):
-            rows += 1
-            _add(parts, row)
-    if rows == 0:
-        raise BadInput(f"{', '.join(work.files)}: no rows; there is nothing to answer")
-    return parts.finish({"rows": rows}).figures
+    if (done := read_manifest(work.run.admitted)) is None:
+        work.progress.say(f"reading {', '.join(file.name for file in work.inputs)}")
+        try:
+            admit_apart(_order(work), lambda: _interrupted(work), _Telling(work).rows)
+        except AskedToStop:
+            raise KeyboardInterrupt from None
+        done = work.run.stage(work.run.admitted)
+    return done.figures
 
 
-def _add(parts: PartWriter, row: Admitted | Refusal) -> None:
-    if isinstance(row, Refusal):
-        parts.add("refusals", refusal_to_columns(row))
-        return
-    compared_by = {"key": row.key, "frame": row.frame, "text": row.text, "file": row.file, "line": row.line}
-    parts.add("requests", request_to_columns(row.request) | compared_by)
+def _interrupted(work: Work) -> bool:
+    """A budget or a deadline stops the stages that cost something; a person stops this one."""
+    return work.asked_to_stop() and work.stopped is StopReason.INTERRUPTED
+
+
+class _Telling:
+    """Says how far reading has come, where it takes long."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._said_s = time.monotonic()
+
+    def rows(self, count: int) -> None:
+        if time.monotonic() - self._said_s >= SAY_EVERY_S:
+            self._said_s = time.monotonic()
+            self._work.progress.say(f"  {count} rows read")
+
+
+def _order(work: Work) -> Order:
+    stop = work.job.dataset.on_bad_row == "stop"
+    return Order(work.inputs, work.run.admitted.parent, _form(work), _model(work), stop)
 
 
 def _form(work: Work) -> Form:
@@ -53,6 +66,7 @@ def _form(work: Work) -> Form:
         system=_template("dataset.system", job.dataset.system, needs_column=False),
         id_column=job.dataset.id,
         max_model_len=min(lengths, default=None),
+        reading=Reading(job.dataset.delimiter, job.dataset.max_ratio),
     )
 
 
@@ -70,8 +84,8 @@ def _template(key: str, text: str | None, needs_column: bool = True) -> Template
         raise BadJob(f"{key}: {error}") from None
 
 
-def _renderer(work: Work) -> Renderer:
+def _model(work: Work) -> ModelText | None:
     if not work.models:
-        return PlainRenderer()
+        return None
     model = next(iter(work.models.values()))
-    return ModelRenderer(model.tokenizer_json, model.chat_template, dict(model.special_tokens))
+    return ModelText(model.tokenizer_json, model.chat_template, dict(model.special_tokens))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows.admit import admit
-from flows.lane import answer_lane, book_the_past, lanes_to_run
+from flows.lane import answer_lane, lanes_to_run
 from flows.limits import Stopped, StopReason
-from flows.open import open_work
+from flows.open import Work, open_work
 from flows.progress import Progress
 from flows.receipt import Receipt, take_receipt
+from flows.room import check_room
+from flows.settlement import book_the_past
 from flows.stages import collapse, publish, route
 from serving.config import Job
 
@@ -27,9 +29,13 @@ def run_here(stage: Callable[..., Any], /, *arguments: Any) -> Any:
     return stage(*arguments)
 
 
-def answer(job: Job, runs: Path, progress: Progress, step: Step = run_here) -> Receipt:
-    """Run or resume a job. A finished one is only read: no engine, no byte changed."""
-    work = open_work(job, runs, progress)
+def answer(job: Job, runs: Path, progress: Progress, step: Step = run_here, *, take_over: bool = False) -> Receipt:
+    """Run or resume a job."""
+    return answer_work(open_work(job, runs, progress, take_over), step)
+
+
+def answer_work(work: Work, step: Step = run_here) -> Receipt:
+    """The same for a job that is open. A finished one is only read: no engine, no byte changed."""
     if work.finished:
         return take_receipt(work.run, StopReason.NONE)
     with work.held():
@@ -38,15 +44,10 @@ def answer(job: Job, runs: Path, progress: Progress, step: Step = run_here) -> R
         try:
             step(collapse, work)
             step(route, work)
+            check_room(work)
             for lane in lanes_to_run(work):
                 step(answer_lane, work, lane)
         except Stopped:
             pass  # by the budget, the deadline or a signal, before an engine ran; the receipt says by which
         step(publish, work)
     return take_receipt(work.run, work.stopped)
-
-
-def finished_receipt(job: Job, runs: Path, progress: Progress) -> Receipt | None:
-    """The receipt of a job that is done, or None; so that nothing has to be started for it."""
-    work = open_work(job, runs, progress)
-    return take_receipt(work.run, StopReason.NONE) if work.finished else None

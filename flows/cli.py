@@ -18,14 +18,17 @@ BUILT_IN = "the built-in models: SmolLM2-135M-Instruct (full and INT8) and all-M
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    return _in_words(lambda: _settled(options))
+
+
+def _settled(options: argparse.Namespace) -> int:
     settle(STATE.resolve())
-    return _in_words(lambda: options.command(options))
+    code: int = options.command(options)
+    return code
 
 
 def _in_words(command: Callable[[], int]) -> int:
     """Run a command; turn what can go wrong into its exit code and a line that names the thing and the way out."""
-    from flows.faults import EXIT_CODE_OF_FAULT
-
     try:
         return command()
     except BrokenPipeError:  # the reader of our output has left, as `head` does
@@ -34,9 +37,13 @@ def _in_words(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    except tuple(EXIT_CODE_OF_FAULT) as fault:
+    except Exception as fault:
+        from flows.faults import exit_code_of  # it knows every part that can fail, which takes a while to load
+
+        if (code := exit_code_of(fault)) is None:
+            raise
         print(f"gristmill: {printable(str(fault), keep=LINE_BREAK)}", file=sys.stderr)
-        return next(code for kind, code in EXIT_CODE_OF_FAULT.items() if isinstance(fault, kind))
+        return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     _job_arguments(run)
     run.add_argument("--prefect", action="store_true", help="as a Prefect flow (also if PREFECT_API_URL is set)")
     run.add_argument("--quiet", action="store_true", help="only the receipt")
+    run.add_argument("--resume", metavar="RUN", help="refuse, with the differences, unless the job is that run's")
+    run.add_argument("--take-over", action="store_true", help="from a holder that hangs, or cannot be asked any more")
 
     for name, command, what in (
         ("status", _status, "where a run stands"),
@@ -64,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     costs.add_argument("name", nargs="?", help="a named query")
     costs.add_argument("--sql", help="a SELECT statement of your own")
     costs.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    costs.add_argument(
+        "--leave-out-damaged", action="store_true", help="count the other runs, and say which are left out"
+    )
 
     models = _add(commands, "models", _models, "local model folders")
     actions = models.add_subparsers(required=True, metavar="ACTION", dest="action")
@@ -106,22 +118,28 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from flows.answer import answer, finished_receipt
+    from flows.answer import answer_work
+    from flows.drift import refuse_drift, unfinished_likeness
+    from flows.open import open_work
     from flows.progress import progress_for
     from serving.config import load_job
 
-    overrides = _overrides(options)
-    job = load_job(options.job, overrides)
+    job = load_job(options.job, _overrides(options))
     progress = progress_for(job.budget.usd, options.quiet)
     try:
-        receipt = finished_receipt(job, options.runs, progress)
-        if receipt is None and (options.prefect or os.environ.get("PREFECT_API_URL")):
+        work = open_work(job, options.runs, progress, options.take_over)
+        if options.resume is not None:
+            refuse_drift(work, options.resume)
+        elif (unlike := unfinished_likeness(work)) is not None:
+            progress.say(unlike)
+        if (options.prefect or os.environ.get("PREFECT_API_URL")) and not work.finished:
             progress.say("starting Prefect")
             make_prefect_home()
             from flows.orchestrate import answer_as_flow
 
-            receipt = answer_as_flow(options.job, overrides, options.runs, progress)
-        receipt = receipt or answer(job, options.runs, progress)
+            receipt = answer_as_flow(work, str(options.job))
+        else:
+            receipt = answer_work(work)
     finally:
         progress.end()
     print(receipt)
@@ -161,7 +179,8 @@ def _export(options: argparse.Namespace) -> int:
 def _costs(options: argparse.Namespace) -> int:
     from flows.costs import costs
 
-    print(costs(options.runs, options.name, options.sql, options.format, _warn))
+    warn = _warn if options.leave_out_damaged else None
+    print(costs(options.runs, options.name, options.sql, options.format, warn))
     return 0
 
 

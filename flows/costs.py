@@ -8,17 +8,18 @@ from pathlib import Path
 
 from flows.terminal import in_columns, printable
 from serving.store.ledger import Answer, BadQuery, ask, named_queries, open_ledger, write_ledger
+from serving.store.sealed import Corrupt
 
 MAX_CELL_CHARACTERS = 160
 STARTS_OF_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
-def costs(
-    runs: Path, name: str | None, sql: str | None, form: str, warn: Callable[[str], None] = lambda warning: None
-) -> str:
+def costs(runs: Path, name: str | None, sql: str | None, form: str, warn: Callable[[str], None] | None = None) -> str:
     """The answer to a named query, or to a SELECT; without either the list of the named queries.
 
-    `warn` hears of runs that are too damaged to be counted.
+    Raises:
+        Corrupt: a run is damaged, so that no figure over all runs would be true. With `warn`, which then hears of it,
+            the figures are those of the other runs.
     """
     if name is not None and sql is not None:
         raise BadQuery("give a name or --sql, not both")
@@ -30,6 +31,8 @@ def costs(
         write_ledger(runs)
     with open_ledger(runs) as ledger:
         for run_id, reason in ask(ledger, "SELECT run_id, reason FROM unreadable").rows:
+            if warn is None:
+                raise Corrupt(f"{reason}; move that run away, or leave it out with --leave-out-damaged")
             warn(f"run {run_id} is left out: {reason}")
         return _formed(ask(ledger, statement), form)
 

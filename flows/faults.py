@@ -1,5 +1,7 @@
 """Which fault ends a command with which exit code. Whatever is not here is a bug, and shows its traceback."""
 
+from flows.drift import Drift
+from flows.room import NoRoom
 from flows.schedule import NoServer
 from optimizer.prices import UnknownPrice
 from serving.config import BadJob
@@ -10,10 +12,11 @@ from serving.models.folder import BadModelFolder, FolderExists
 from serving.models.wheels import WheelMismatch
 from serving.records import EngineDied
 from serving.store.ledger import BadQuery
-from serving.store.parts import Corrupt
 from serving.store.run import RunHeld, UnknownRun
+from serving.store.sealed import Corrupt
+from serving.store.writer import Superseded
 
-WRONG_INPUT, CORRUPT, ENGINE_FAILED = 2, 4, 5
+WRONG_INPUT, CORRUPT, FAILED, SUPERSEDED = 2, 4, 5, 6
 
 EXIT_CODE_OF_FAULT: dict[type[BaseException], int] = {
     BadInput: WRONG_INPUT,
@@ -21,6 +24,8 @@ EXIT_CODE_OF_FAULT: dict[type[BaseException], int] = {
     BadModelFolder: WRONG_INPUT,
     BadQuery: WRONG_INPUT,
     CannotRun: WRONG_INPUT,
+    NoRoom: WRONG_INPUT,
+    Drift: WRONG_INPUT,
     FolderExists: WRONG_INPUT,
     BadKey: WRONG_INPUT,
     RunHeld: WRONG_INPUT,
@@ -29,7 +34,13 @@ EXIT_CODE_OF_FAULT: dict[type[BaseException], int] = {
     UnknownRun: WRONG_INPUT,
     WheelMismatch: WRONG_INPUT,
     Corrupt: CORRUPT,
-    EngineDied: ENGINE_FAILED,
-    NoServer: ENGINE_FAILED,
-    OSError: ENGINE_FAILED,
+    EngineDied: FAILED,
+    NoServer: FAILED,
+    OSError: FAILED,
+    Superseded: SUPERSEDED,
 }
+
+
+def exit_code_of(fault: BaseException) -> int | None:
+    """None for a bug."""
+    return next((code for kind, code in EXIT_CODE_OF_FAULT.items() if isinstance(fault, kind)), None)

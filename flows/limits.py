@@ -13,6 +13,7 @@ from optimizer.cost import usd_of_time
 from serving.config import BudgetSection
 from serving.records import Price
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MARGIN_S = 1.0  # to stop an engine and to note what it did takes less; the budget is not passed meanwhile
 
 
@@ -99,7 +100,7 @@ class Limits:
 
     @contextmanager
     def watching_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run in good order; a second one ends it at once, which is as safe."""
+        """SIGINT, SIGTERM and SIGHUP end the run in good order; a second one ends it at once, which is as safe."""
 
         def note(number: int, frame: FrameType | None) -> None:
             if self.reason is StopReason.INTERRUPTED:
@@ -107,7 +108,7 @@ class Limits:
             self.reason = StopReason.INTERRUPTED
 
         try:
-            before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: signal.signal(number, note) for number in STOPPING}
         except ValueError:  # not the main thread: whoever runs us there handles signals
             yield
             return

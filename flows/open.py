@@ -1,5 +1,6 @@
 """Opening a job: what its models, input and price are, and thereby which run it is."""
 
+import os
 import platform
 import shutil
 import time
@@ -16,12 +17,14 @@ from flows.progress import Progress
 from optimizer.prices import price_of_hardware
 from serving.config import BadJob, Job
 from serving.intake.admit import POLICY_VERSION
-from serving.intake.files import find_files, sha256_of_files
+from serving.intake.files import InputFile, open_inputs, sha256_of_files
 from serving.models.folder import ModelFolder
 from serving.records import Price
 from serving.store.finished import is_finished
-from serving.store.run import Run, create_or_open, make_run_id
-from serving.store.segments import SegmentWriter
+from serving.store.meter import Meter
+from serving.store.run import Run, create, make_run_id
+from serving.store.verify import check_bytes
+from serving.store.writer import Writer
 
 PARTS_WITH_A_VERSION = (
     "gristmill",
@@ -42,15 +45,19 @@ class Work:
 
     job: Job
     run: Run
-    files: list[str]
+    inputs: list[InputFile]
     models: dict[str, ModelFolder]  # by lane; empty where the model is a server's
     price: Price
     progress: Progress
     limits: Limits
-    _writer: SegmentWriter | None = None
+    facts: dict[str, Any]  # what run.json says, or will say
+    stated_price: dict[str, Any]  # what the job says now; a run keeps the price that it was started with
+    take_over: bool = False
+    _writer: Writer | None = None
+    _meter: Meter | None = None
 
     @property
-    def writer(self) -> SegmentWriter:
+    def writer(self) -> Writer:
         assert self._writer is not None, "stages run while the run is held"
         return self._writer
 
@@ -68,14 +75,33 @@ class Work:
         return self.limits.reason
 
     def asked_to_stop(self) -> bool:
-        """What engines ask several times a second; that they ask is also the sign that this run is alive."""
-        self.run.beat()
+        """What engines ask several times a second; how long they have run is noted with it."""
+        if self._meter is not None:
+            self._meter.tick()
         return self.limits.stop()
 
     @contextmanager
+    def metered(self, what: str) -> Iterator[Meter]:
+        """Engine time that is billed, on a meter that outlives a crash. Whoever books what it shows takes it away."""
+        with self.writer.meter(what) as meter:
+            self._meter = meter
+            self.limits.start_clock()
+            try:
+                yield meter
+            finally:
+                self.limits.stop_clock()
+                self._meter = None
+
+    @contextmanager
     def held(self) -> Iterator[None]:
-        with self.run.writer() as writer, self.limits.watching_signals():
+        """Be the run's writer, under signals that end it in good order."""
+        with (
+            self.run.writer(self.take_over, {"stated_price": self.stated_price}) as writer,
+            self.limits.watching_signals(),
+        ):
             self._writer = writer
+            create(self.run, self.facts)
+            check_bytes(self.run)
             try:
                 yield
             finally:
@@ -83,7 +109,7 @@ class Work:
                     shutil.rmtree(self.run.folder)
 
 
-def open_work(job: Job, runs: Path, progress: Progress) -> Work:
+def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False) -> Work:
     """Find the input, check the models, fix the price, and open or make the run that they name.
 
     Raises:
@@ -91,32 +117,35 @@ def open_work(job: Job, runs: Path, progress: Progress) -> Work:
     """
     if runs.exists() and not runs.is_dir():
         raise BadJob(f"--runs {runs}: not a folder; name one for the run folders")
-    files = find_files(job.dataset.path, Path.cwd())
+    inputs = open_inputs(job.dataset.path, Path.cwd())
     models = open_models(job)
-    if job.reuse.semantic and not (Path(job.reuse.embedder) / "modules.json").is_file():
-        raise BadJob(
-            f"reuse.embedder = {job.reuse.embedder!r}: no sentence-transformers folder; run `gristmill models prepare`"
-        )
-    price = price_of(job)
-    input_sha256 = sha256_of_files(files)
+    embedder = {"embedder": open_embedder(Path(job.reuse.embedder))} if job.reuse.semantic else {}
+    pinned = models | embedder
+    stated_price = _price_facts(price_of(job))
+    input_sha256 = sha256_of_files(inputs)
     fingerprint = {
         **job.settings_that_change_an_answer(),
         "policy": POLICY_VERSION,
         "input_sha256": input_sha256,
-        "models": {lane: model.fingerprint for lane, model in models.items()},
+        "models": {lane: model.fingerprint for lane, model in pinned.items()},
     }
-    facts = {
+    facts: dict[str, Any] = {
         "job": job.model_dump(mode="json"),
         "fingerprint": fingerprint,
-        "input": {"files": files, "sha256": input_sha256},
-        "price": asdict(price),
+        "input": {"files": [file.name for file in inputs], "sha256": input_sha256},
+        "models": {lane: dict(model.files) for lane, model in pinned.items()},  # each file with its sha256
+        "price": stated_price,
         "versions": _versions(),
         "machine": {"host_cpu": platform.processor() or platform.machine(), "python": platform.python_version()},
-        "created_unix_s": round(time.time(), 3),
+        "created_unix_s": _now_unix_s(),
     }
-    run = create_or_open(runs, make_run_id(job.dataset.path, fingerprint), facts)
-    price = _price_from(run.facts["price"])  # the snapshot of the run's first start; a later list does not change it
-    return Work(job, run, files, models, price, progress, Limits(job.budget, price))
+    run = Run(runs / make_run_id(job.dataset.path, fingerprint))
+    if run.exists:  # what it was first started with stays, its price as well: a later list does not change it
+        facts = run.facts
+        if facts["price"] != stated_price:
+            progress.say(f"{run.run_id} keeps the price that it was started with: {_price_in_words(facts['price'])}")
+    price = _price_from(facts["price"])
+    return Work(job, run, inputs, models, price, progress, Limits(job.budget, price), facts, stated_price, take_over)
 
 
 def open_models(job: Job) -> dict[str, ModelFolder]:
@@ -136,6 +165,31 @@ def price_of(job: Job) -> Price:
     if given.hardware is not None:
         return price_of_hardware(given.hardware)
     return Price("job file", "job file", given.usd_per_hour, given.input_usd_per_mtok, given.output_usd_per_mtok)
+
+
+def open_embedder(path: Path) -> ModelFolder:
+    """It decides which rows share an answer, so it is checked and pinned as the lanes' models are."""
+    if not (path / "modules.json").is_file():
+        raise BadJob(f"reuse.embedder = '{path}': no sentence-transformers folder; run `gristmill models prepare`")
+    return ModelFolder.open(path)
+
+
+def _now_unix_s() -> float:
+    """The time, or what SOURCE_DATE_EPOCH says that it is, so that the same job can be made to give the same bytes."""
+    told = os.environ.get("SOURCE_DATE_EPOCH")
+    if told is None:
+        return round(time.time(), 3)
+    if not told.isascii() or not told.isdecimal():
+        raise BadJob(f"SOURCE_DATE_EPOCH = {told!r}: must be a time in whole seconds since 1970; mend it or unset it")
+    return float(told)
+
+
+def _price_facts(price: Price) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Decimal) else value for name, value in asdict(price).items()}
+
+
+def _price_in_words(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
 
 
 def _price_from(facts: dict[str, Any]) -> Price:

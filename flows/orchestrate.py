@@ -8,8 +8,9 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.answer import answer
-from flows.progress import Lines, Progress
+from flows.answer import answer_work
+from flows.open import Work, open_work
+from flows.progress import Lines
 from flows.receipt import Receipt
 from serving.config import load_job
 from serving.environment import settle
@@ -38,23 +39,23 @@ def answer_job(job: str, overrides: list[str] | None = None, runs: str = "runs")
     """
     settle(Path(".gristmill").resolve())
     checked = load_job(Path(job), overrides)
-    receipt = _answer_as_tasks(job, overrides or [], runs, Lines(checked.budget.usd))
+    receipt = _answer_as_tasks(open_work(checked, Path(runs), Lines(checked.budget.usd)))
     if receipt.exit_code:
         raise Incomplete(f"exit code {receipt.exit_code}\n{receipt}")
     return str(receipt)
 
 
-def answer_as_flow(job: Path, overrides: list[str], runs: Path, progress: Progress) -> Receipt:
-    """The same for a caller in this process, with its own progress and the receipt as a value."""
+def answer_as_flow(work: Work, job: str) -> Receipt:
+    """The same for a job that is open in this process, with the receipt as a value; `job` names the flow run."""
 
-    @flow(name="gristmill", flow_run_name=str(job), persist_result=False)
+    @flow(name="gristmill", flow_run_name=job, persist_result=False)
     def here() -> Receipt:
-        return _answer_as_tasks(str(job), overrides, str(runs), progress)
+        return _answer_as_tasks(work)
 
     return here()
 
 
-def _answer_as_tasks(job: str, overrides: list[str], runs: str, progress: Progress) -> Receipt:
-    receipt = answer(load_job(Path(job), overrides), Path(runs), progress, run_as_task)
+def _answer_as_tasks(work: Work) -> Receipt:
+    receipt = answer_work(work, run_as_task)
     create_markdown_artifact(f"```\n{receipt}\n```", key="receipt", description=f"Receipt of {receipt.run.run_id}")
     return receipt

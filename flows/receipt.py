@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from flows.limits import StopReason
 from flows.terminal import in_columns
-from serving.store.parts import Corrupt
 from serving.store.run import Run
+from serving.store.sealed import Corrupt
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,7 +26,10 @@ LEFT JOIN (SELECT run_id, lane, sum(full_usd) AS full_usd FROM rows_at_full_rate
            WHERE source = 'engine' GROUP BY run_id, lane) AS at_full USING (run_id, lane)
 WHERE run_id = $run ORDER BY lane
 """
-OVERHEADS = "SELECT kind, sum(seconds) AS seconds, sum(usd) AS usd FROM overheads WHERE run_id = $run GROUP BY kind"
+OVERHEADS = """
+SELECT kind, count(*) AS times, sum(seconds) AS seconds, sum(usd) AS usd, sum(tokens) AS tokens
+FROM overheads WHERE run_id = $run GROUP BY kind
+"""
 BASELINE = "SELECT usd FROM baselines WHERE run_id = $run"
 SAVINGS = "SELECT step, saved_usd FROM savings WHERE run_id = $run ORDER BY place, step"
 LEAST_SHOWN_USD = 0.0000005
@@ -58,7 +61,7 @@ class Receipt:
 def take_receipt(run: Run, stopped: StopReason) -> Receipt:
     from serving.store.ledger import open_ledger
 
-    with open_ledger(run.folder.parent) as ledger:
+    with open_ledger(run.folder.parent, only=run) as ledger:
         for unread in _ask(ledger, "SELECT reason FROM unreadable WHERE run_id = $run", run):
             raise Corrupt(unread["reason"])
         baseline = _ask(ledger, BASELINE, run)
@@ -143,6 +146,7 @@ def _money(receipt: Receipt) -> list[str]:
     rate = f"${counts['usd_per_hour'].normalize():f} an hour" if counts["usd_per_hour"] is not None else "by tokens"
     lines = [
         f"  spent     ${counts['usd']:.6f} = {' + '.join(parts)}",
+        *_waste(receipt),
         f"            price: {rate}, {counts['price_source']} ({counts['price_as_of']})",
     ]
     if receipt.baseline_usd is None:
@@ -160,6 +164,13 @@ def _money(receipt: Receipt) -> list[str]:
             if abs(step["saved_usd"]) >= LEAST_SHOWN_USD
         ),
     ]
+
+
+def _waste(receipt: Receipt) -> list[str]:
+    if (waste := receipt.overheads.get("waste")) is None:
+        return []
+    stops = f"{waste['times']} stop{'s' * (waste['times'] > 1)}"
+    return [f"            waste: {waste['tokens']} tokens and {waste['seconds']:.1f} s of engine time, lost in {stops}"]
 
 
 def _next(receipt: Receipt) -> list[str]:

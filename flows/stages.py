@@ -1,69 +1,132 @@
 """Collapse, route and publish: plain functions over an open job. A complete stage is not run again."""
 
-from decimal import Decimal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from flows.limits import Stopped
 from flows.open import Work
-from optimizer.collapse import Pair, assign, exact_representatives, judge_pairs, star_cover
+from flows.settlement import close, waste
+from optimizer.collapse import (
+    SOURCES,
+    Keys,
+    Pair,
+    Rows,
+    assign,
+    copies_of,
+    exact_representatives,
+    judge_pairs,
+    star_cover,
+)
 from optimizer.cost import usd_of_time
 from optimizer.route import route as lane_of
-from serving.records import sampling_from_json
+from serving.records import Overhead, sampling_from_json
+from serving.store.durable import remove
 from serving.store.parts import PartWriter, read_manifest
-from serving.store.schemas import MEMBERS, PAIRS, REQUESTS, ROUTES
+from serving.store.schemas import MEMBERS, PAIRS, ROUTES
 
 if TYPE_CHECKING:
     from serving.reuse.embed import Embedder, Vectors
 
 Figures = dict[str, Any]
 EMBED_ROWS = 256
+EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """Of every request what equal ones are found by; 41 bytes a row, whatever its length."""
+
+    rows: Rows
+    keys: Keys
+    repeatable: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Which rows lie near each other in meaning, and what it cost to find out."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    overheads: list[Overhead] = field(default_factory=list)
 
 
 def collapse(work: Work) -> Figures:
     """Which rows may share an answer? Equal keys; and near-duplicates, where the job asks for them."""
     if (done := read_manifest(work.run.collapsed)) is not None:
         return done.figures
-    requests = work.run.stage(work.run.admitted).read("requests", REQUESTS, ["row", "key", "sampling"]).to_pylist()
-    repeatable = {row["row"]: sampling_from_json(row["sampling"]).repeatable for row in requests}
     reuse = work.job.reuse
-    keys = ((row["row"], row["key"], reuse.exact and repeatable[row["row"]]) for row in requests)
-    exact = exact_representatives(keys)
-    work.limits.start_clock()
-    pairs = _near_duplicates(work, sorted({row for row in exact.values() if repeatable[row]})) if reuse.semantic else []
-    embedding_s = work.limits.stop_clock()
-    copies: dict[int, int] = {}
-    for representative in exact.values():
-        copies[representative] = copies.get(representative, 0) + 1
-    members = assign(exact, star_cover(pairs, copies))
+    found = _keyed(work)
+    rows = found.rows
+    exact = exact_representatives(rows, found.keys, found.repeatable & reuse.exact)
+    near = _compare(work, np.unique(exact[found.repeatable])) if reuse.semantic else Compared()
+    members = assign(rows, exact, star_cover(near.pairs, copies_of(near.pairs, exact)))
 
     parts = PartWriter(work.run.collapsed.parent, "collapse", {"pairs": PAIRS, "members": MEMBERS})
-    parts.extend("pairs", (_pair(pair) for pair in pairs))
-    parts.extend(
-        "members",
-        ({"row": row, "answered_by": to.answered_by, "source": to.source.value} for row, to in members.items()),
-    )
-    overheads = [_embedding(work, embedding_s)] if reuse.semantic else []
-    work.limits.spend(sum((Decimal(line["usd"]) for line in overheads), Decimal(0)))
-    representatives = len({to.answered_by for to in members.values()})
-    return parts.finish({"representatives": representatives, "overheads": overheads}).figures
+    parts.extend("pairs", (_pair(pair) for pair in near.pairs))
+    source = pa.DictionaryArray.from_arrays(members.source, [source.value for source in SOURCES]).cast(pa.string())
+    parts.add_table("members", pa.table([rows, members.answered_by, source], schema=MEMBERS))
+    representatives = int((members.answered_by == rows).sum())
+    overheads = [{**asdict(line), "usd": str(line.usd)} for line in near.overheads]
+    figures = parts.finish({"representatives": representatives, "overheads": overheads}).figures
+    for line in near.overheads:
+        work.limits.spend(line.usd)
+        remove(work.run.meter_file(str(line.engine)))  # what it shows is booked
+    return figures
 
 
-def _near_duplicates(work: Work, rows: list[int]) -> list[Pair]:
-    import numpy as np
+def _keyed(work: Work) -> Keyed:
+    requests = work.run.stage(work.run.admitted)
+    count = requests.rows("requests")
+    found = Keyed(np.empty(count, np.int64), np.empty((count, 4), np.uint64), np.empty(count, np.bool_))
+    start = 0
+    for part in requests.tables("requests", ["row", "key", "sampling"]):
+        here = slice(start, start := start + part.num_rows)
+        found.rows[here] = part["row"].to_numpy()
+        found.keys[here] = np.frombuffer(bytes.fromhex("".join(part["key"].to_pylist())), np.uint64).reshape(-1, 4)
+        found.repeatable[here] = _of_each(part["sampling"], lambda text: sampling_from_json(text).repeatable)
+    return found
 
+
+def _of_each(column: pa.ChunkedArray, tell: Callable[[Any], Any]) -> pa.Array:
+    """What `tell` says of each value; it is asked once for equal ones, of which a column often has few."""
+    values = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    return pa.array([tell(value) for value in values.dictionary.to_pylist()]).take(values.indices)
+
+
+def _compare(work: Work, rows: Rows) -> Compared:
+    """On a meter, since embedding is billed: the line that books it goes into the stage's manifest."""
+    with work.metered(EMBEDDING) as meter:
+        try:
+            pairs = _near_duplicates(work, rows)
+        except Stopped:
+            close(work, meter.name, EMBEDDING, [waste(work, meter.name, EMBEDDING, work.limits.lap(), 0)])
+            raise
+        seconds = work.limits.lap()
+        usd = usd_of_time(work.price, seconds)
+        return Compared(pairs, [Overhead(EMBEDDING, None, round(seconds, 3), usd, engine=meter.name)])
+
+
+def _near_duplicates(work: Work, rows: Rows) -> list[Pair]:
     from serving.reuse.embed import SentenceEmbedder
     from serving.reuse.neighbours import near_pairs
 
-    columns = work.run.stage(work.run.admitted).read("requests", REQUESTS, ["row", "frame", "text"]).to_pylist()
-    by_row = {columns["row"]: columns for columns in columns}
     embedder = SentenceEmbedder(work.embedder)
-    whole = [row for row in rows if not embedder.truncates(by_row[row]["text"])]
+    frames: dict[int, str] = {}
+    texts: dict[int, str] = {}
+    for part in work.run.stage(work.run.admitted).tables("requests", ["row", "frame", "text"]):
+        for request in part.filter(pa.array(np.isin(part["row"], rows))).to_pylist():
+            if not embedder.truncates(request["text"]):
+                frames[request["row"]], texts[request["row"]] = request["frame"], request["text"]
+    whole = list(texts)
     if len(whole) < 2:
         return []
     work.progress.say(f"comparing {len(whole)} prompts in meaning")
-    texts = {row: by_row[row]["text"] for row in whole}
     vectors = np.concatenate([_embed(work, embedder, [texts[row] for row in block]) for block in _blocks(whole)])
-    near = near_pairs(vectors, [by_row[row]["frame"] for row in whole], work.job.reuse.min_similarity)
+    near = near_pairs(vectors, list(frames.values()), work.job.reuse.min_similarity)
     return judge_pairs(((whole[left], whole[right], similarity) for left, right, similarity in near), texts)
 
 
@@ -83,28 +146,30 @@ def _pair(pair: Pair) -> dict[str, Any]:
     return {**compared, "similarity": pair.similarity, "veto": pair.veto}
 
 
-def _embedding(work: Work, seconds: float) -> dict[str, Any]:
-    usd = usd_of_time(work.price, seconds)
-    return {"kind": "embedding", "lane": None, "seconds": round(seconds, 3), "usd": str(usd)}
-
-
 def route(work: Work) -> Figures:
     """Which lane answers each representative?"""
     if (done := read_manifest(work.run.routed)) is not None:
         return done.figures
-    representatives = set(_members(work).column("answered_by").to_pylist())
-    requests = work.run.stage(work.run.admitted).read("requests", REQUESTS, ["row", "prompt_tokens"]).to_pylist()
+    representatives = _representatives(work)
     rule = work.job.route
     parts = PartWriter(work.run.routed.parent, "route", {"routes": ROUTES})
-    for request in requests:
-        if request["row"] in representatives:
-            to = lane_of(request["prompt_tokens"], rule.to_quantized, rule.short_prompt_tokens)
-            parts.add("routes", {"row": request["row"], "lane": to.lane, "rule": to.rule})
+    for part in work.run.stage(work.run.admitted).tables("requests", ["row", "prompt_tokens"]):
+        run = part.filter(pa.array(np.isin(part["row"], representatives)))
+        if run.num_rows:
+            to = _of_each(
+                run["prompt_tokens"],
+                lambda tokens: asdict(lane_of(tokens, rule.to_quantized, rule.short_prompt_tokens)),
+            )
+            parts.add_table("routes", pa.table([run["row"], *to.flatten()], schema=ROUTES))
     return parts.finish({}).figures
 
 
-def _members(work: Work) -> Any:
-    return work.run.stage(work.run.collapsed).read("members", MEMBERS)
+def _representatives(work: Work) -> Rows:
+    found = [np.empty(0, np.int64)]
+    for part in work.run.stage(work.run.collapsed).tables("members", ["row", "answered_by"]):
+        rows, answered_by = part["row"].to_numpy(), part["answered_by"].to_numpy()
+        found.append(rows[rows == answered_by])
+    return np.concatenate(found)
 
 
 def publish(work: Work) -> Figures:
@@ -114,11 +179,10 @@ def publish(work: Work) -> Figures:
     from serving.store.ledger import open_ledger, write_ledger
 
     runs = work.run.folder.parent
-    with open_ledger(runs) as ledger:
+    with open_ledger(runs, work.run) as ledger:
         export(work.run, ledger)
         found = ledger.execute(
-            "SELECT count(*) FROM requests WHERE run_id = $run"
-            " AND row NOT IN (SELECT row FROM rows WHERE run_id = $run)",
+            "SELECT count(*) FROM requests ANTI JOIN rows USING (run_id, row) WHERE run_id = $run",
             {"run": work.run.run_id},
         ).fetchone()
     open_rows = found[0] if found else 0

@@ -3,20 +3,18 @@
 from serving.store.finished import is_finished
 from serving.store.parts import read_manifest
 from serving.store.run import Run
-from serving.store.segments import read_rows
+from serving.store.segments import durable_outcomes
 
 
 def status_of(run: Run) -> str:
     admitted = read_manifest(run.admitted)
-    outcomes: dict[str, int] = {}
-    for row in read_rows(run.segments, ["outcome"]):
-        outcomes[row["outcome"]] = outcomes.get(row["outcome"], 0) + 1
     lines = [f"{run.run_id}: {_state(run)}"]
     if admitted is None:
         return "\n".join([*lines, "  rows are still being admitted"])
     requests, refused = admitted.rows("requests"), admitted.rows("refusals")
+    outcomes = durable_outcomes(run.segments)
     settled = sum(outcomes.values())
-    counts = [f"{outcomes.get(name, 0)} {name}" for name in ("answered", "failed")]
+    counts = [f"{outcomes[name]} {name}" for name in ("answered", "failed")]
     lines.append(
         f"  rows in {requests + refused} = {' + '.join(counts)} + {refused} refused + {requests - settled} open"
     )

@@ -4,8 +4,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from optimizer.vetoes import veto
 from serving.records import Source
+
+Rows = NDArray[np.int64]  # row numbers; not contiguous, since refused rows have numbers too
+Keys = NDArray[np.uint64]  # (rows, 4): a sha256 each
+SOURCES = tuple(Source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,21 +26,29 @@ class Pair:
     veto: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """Which row's engine run answers a row."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Assignments:
+    """Which row's engine run answers each row, place by place."""
 
-    answered_by: int
-    source: Source
+    answered_by: Rows
+    source: NDArray[np.int8]  # a place in SOURCES
 
 
-def exact_representatives(keys: Iterable[tuple[int, str, bool]]) -> dict[int, int]:
-    """The first row of each key, for every row given as (row, key, repeatable).
+def exact_representatives(rows: Rows, keys: Keys, repeatable: NDArray[np.bool_]) -> Rows:
+    """For each row the first with the same key; all three tell of the same rows, place by place, `rows` ascending.
 
     A row that is drawn at random stands for itself: its duplicates asked for another draw, not for a copy.
     """
-    first: dict[str, int] = {}
-    return {row: first.setdefault(key, row) if repeatable else row for row, key, repeatable in keys}
+    first = rows.copy()
+    places = np.flatnonzero(repeatable)
+    keys = keys[places]
+    by_key = np.lexsort(keys.T)  # stable: equal keys stay in the order of their rows
+    keys = keys[by_key]
+    begins = np.ones(len(places), np.bool_)  # all 256 bits are compared, so that no two keys are taken for one
+    begins[1:] = (keys[1:] != keys[:-1]).any(axis=1)
+    begun_at = np.maximum.accumulate(np.where(begins, np.arange(len(places)), 0))
+    first[places[by_key]] = rows[places[by_key[begun_at]]]
+    return first
 
 
 def judge_pairs(near: Iterable[tuple[int, int, float]], texts: Mapping[int, str]) -> list[Pair]:
@@ -41,6 +56,13 @@ def judge_pairs(near: Iterable[tuple[int, int, float]], texts: Mapping[int, str]
     return [
         Pair(row, other, Source.SEMANTIC, similarity, veto(texts[row], texts[other])) for row, other, similarity in near
     ]
+
+
+def copies_of(pairs: Sequence[Pair], first: Rows) -> dict[int, int]:
+    """For each row of a pair, how many rows are answered along with it; `first` are all rows' exact representatives."""
+    compared = np.array(sorted({row for pair in pairs for row in (pair.row, pair.other_row)}), np.int64)
+    found, copies = np.unique(first[np.isin(first, compared)], return_counts=True)
+    return dict(zip(found.tolist(), copies.tolist(), strict=True))
 
 
 def star_cover(pairs: Sequence[Pair], weight: Mapping[int, int]) -> dict[int, int]:
@@ -70,12 +92,16 @@ def star_cover(pairs: Sequence[Pair], weight: Mapping[int, int]) -> dict[int, in
     return served
 
 
-def assign(exact: Mapping[int, int], semantic: Mapping[int, int]) -> dict[int, Assignment]:
-    """For every row, the row whose run answers it. A duplicate follows its representative to that one's star."""
-    return {row: _follow(row, first, semantic) for row, first in exact.items()}
+def assign(rows: Rows, first: Rows, served: Mapping[int, int]) -> Assignments:
+    """For every row, the row whose run answers it. A duplicate follows its representative to that one's star.
 
-
-def _follow(row: int, first: int, semantic: Mapping[int, int]) -> Assignment:
-    if first in semantic:
-        return Assignment(semantic[first], Source.SEMANTIC)
-    return Assignment(first, Source.ENGINE if first == row else Source.EXACT)
+    `first` are the rows' exact representatives, `served` says which of these a near-duplicate answers.
+    """
+    answered_by = first.copy()
+    source = np.where(first == rows, SOURCES.index(Source.ENGINE), SOURCES.index(Source.EXACT)).astype(np.int8)
+    near = np.array(sorted(served), np.int64)
+    centres = np.array([served[row] for row in sorted(served)], np.int64)
+    places = np.flatnonzero(np.isin(first, near))
+    answered_by[places] = centres[np.searchsorted(near, first[places])]
+    source[places] = SOURCES.index(Source.SEMANTIC)
+    return Assignments(answered_by, source)

@@ -33,6 +33,9 @@ class DatasetSection(Section):
     prompt: str | None = None  # template over columns: "Classify: {{text}}"
     system: str | None = None  # template of a system message, with `prompt`
     id: str | None = None  # the column that names a row; by default custom_id, else id, else the place in the file
+    on_bad_row: Literal["refuse", "stop"] = "refuse"  # that row, or the whole job before anything is spent
+    delimiter: str = Field(",", pattern=r'^[^"\r\n\x00]$')  # of CSV; none is guessed
+    max_ratio: float = Field(200.0, ge=1)  # of decoded bytes to those of a compressed or Parquet file
 
     @model_validator(mode="after")
     def _a_system_message_stands_beside_a_prompt(self) -> "DatasetSection":
@@ -80,8 +83,11 @@ class EngineSection(Section):
     concurrency: int = Field(32, ge=1)
     timeout_s: float = Field(600.0, gt=0)
     max_retries: int = Field(6, ge=0)
+    cache_salt: bool = False  # send the tenant's salt, for a vLLM server that tenants share
     # echo
     echo_s: float = Field(0.0, ge=0)  # how long an answer takes
+    echo_fails: list[str] = []  # the ids of rows that get no answer
+    echo_audit: str | None = None  # a file that notes every token as it is spent
 
     @model_validator(mode="after")
     def _http_needs_a_url(self) -> "EngineSection":
@@ -89,6 +95,8 @@ class EngineSection(Section):
             raise ValueError(f'engine.base_url = "{self.base_url}"; write a URL such as "http://127.0.0.1:8000/v1"')
         if "@" in self.base_url.split("://")[-1].split("/")[0]:
             raise ValueError("engine.base_url holds a user or password; name a variable in engine.api_key_env instead")
+        if "?" in self.base_url or "#" in self.base_url:  # a key there would be written down with the run
+            raise ValueError("engine.base_url has a query; name a variable with the key in engine.api_key_env instead")
         return self
 
     @property

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Protocol
 
 
@@ -202,6 +203,8 @@ class Overhead:
     lane: str | None
     seconds: float
     usd: Decimal
+    tokens: int = 0  # of waste: computed, and in no settled row
+    engine: str | None = None  # which start of which lane's engine it belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +265,7 @@ def sampling_json(sampling: Sampling) -> str:
     return canonical_json(asdict(sampling))
 
 
+@lru_cache(1024)  # a run has few different ones, and a million rows
 def sampling_from_json(text: str) -> Sampling:
     fields = json.loads(text)
     return Sampling(**{**fields, "stop": tuple(fields["stop"])})

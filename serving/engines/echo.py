@@ -1,17 +1,24 @@
 """The shipped double: answers with the prompt's own words. Deterministic, instant if asked, faulty if told."""
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
 from serving.records import Choice, Completion, EngineDied, Failure, Rates, Request, Usage
+from serving.store.meter import Meter
 
 POLL_S = 0.1
 
 
 class EchoEngine:
-    """`fails` says which requests fail; `dies_after` makes the engine die like a crashed process would."""
+    """`fails` says which requests fail; `dies_after` makes the engine die like a crashed process would.
+
+    `audit` names a file to which every request is appended as its tokens are spent, in one write: a witness that knows
+    nothing of the run, to hold the ledger against.
+    """
 
     def __init__(
         self,
@@ -19,7 +26,11 @@ class EchoEngine:
         stop: Callable[[], bool] = lambda: False,
         fails: Callable[[Request], bool] = lambda request: False,
         dies_after: int | None = None,
+        meter: Meter | None = None,
+        audit: str | None = None,
     ) -> None:
+        self._meter = meter
+        self._audit = None if audit is None else os.open(audit, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
         self._answer_s = answer_s
         self._stop = stop
         self._fails = fails
@@ -31,7 +42,8 @@ class EchoEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        pass
+        if self._audit is not None:
+            os.close(self._audit)
 
     @property
     def rates(self) -> Rates | None:
@@ -45,7 +57,17 @@ class EchoEngine:
                 raise EngineDied(f"the echo engine was told to die after {number} requests")
             if not self._take_time():
                 return
-            yield self._answer(request)
+            answer = self._answer(request)
+            self._spend(request, answer.usage)
+            yield answer
+
+    def _spend(self, request: Request, usage: Usage) -> None:
+        if self._audit is not None:
+            tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+            line = {"row": request.row, "custom_id": request.custom_id, **tokens}
+            os.write(self._audit, json.dumps(line).encode() + b"\n")
+        if self._meter is not None:
+            self._meter.count(usage.prompt_tokens, usage.completion_tokens)
 
     def _take_time(self) -> bool:
         """Wait as long as an answer takes; False if a stop came first."""

@@ -4,22 +4,28 @@ The event loop lives in a thread of its own; `run` stays an ordinary iterator.
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import queue
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from serving.records import Choice, Completion, Endpoint, EngineDied, Failure, Rates, Request, Usage
+from serving.records import Choice, Completion, Endpoint, EngineDied, Failure, Rates, Request, Usage, canonical_json
+from serving.store.meter import Meter
 
 RETRYABLE = {408, 409, 425, 429, 500, 502, 503, 504}
 MAX_TOKENS = 2**31 - 1
+MAX_REPLY_BYTES = 64 * 2**20  # eight choices of 131,072 tokens with their text take some 5 MB
+MAX_SAID = 300  # characters of a server's own words that are kept
 REFUSES_US = {401, 403, 404}
+IS_UP_S = 30.0
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 30.0
 POLL_S = 0.25
@@ -41,11 +47,16 @@ class ServerRefuses(ValueError):
     """The server knows neither this key nor this model, so no row can be answered."""
 
 
+class UnreadableReply(ValueError):
+    """A reply that is not taken in: too long, or packed so that its length cannot be known."""
+
+
 class HttpEngine:
     """One model on one server. Rows in flight are bounded by `concurrency`.
 
     A server that cannot be reached, or that refuses us altogether, fails the engine, not its rows: they stay pending.
     With `drain`, a stop waits for what is in flight: where tokens are billed, it has been paid for.
+    A `cache_salt` keeps a vLLM server from sharing cached prompts between those who send different ones.
     """
 
     def __init__(
@@ -58,10 +69,15 @@ class HttpEngine:
         max_retries: int,
         stop: Callable[[], bool] = lambda: False,
         drain: bool = False,
+        cache_salt: str | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter
         self._base_url = base_url.rstrip("/")
         self._model = model
-        self._headers = _authorization(api_key_env)
+        self._key = _key(api_key_env)
+        self._cache_salt = cache_salt
+        self._timeout_s = timeout_s
         self._concurrency = concurrency
         self._timeout = httpx.Timeout(timeout_s, connect=min(30.0, timeout_s))
         self._max_retries = max_retries
@@ -101,6 +117,7 @@ class HttpEngine:
                     if isinstance(outcome, BaseException):
                         raise outcome
                     in_flight -= 1
+                    self._count(outcome.usage)
                     yield outcome
                 elif in_flight and not thread.is_alive():
                     raise EngineDied(f"the connection to {self._base_url} ended with {in_flight} requests in flight")
@@ -111,9 +128,15 @@ class HttpEngine:
         finally:
             todo.put(None)
 
+    def _count(self, usage: Usage) -> None:
+        """Put on the meter what the server says that it computed; of what it did not answer it says nothing."""
+        if self._meter is not None:
+            self._meter.count(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
+
     async def _answer_all(self, todo: "queue.Queue[Request | None]", done: "queue.Queue[Outcome]") -> None:
         limits = httpx.Limits(max_connections=self._concurrency, max_keepalive_connections=self._concurrency)
-        async with httpx.AsyncClient(headers=self._headers, timeout=self._timeout, limits=limits) as client:
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        async with httpx.AsyncClient(headers=headers, timeout=self._timeout, limits=limits) as client:
             tasks: set[asyncio.Task[Completion]] = set()
             async for request in _stream(todo):
                 task = asyncio.create_task(self._try(client, request))
@@ -131,20 +154,26 @@ class HttpEngine:
             EngineDied: all tries failed and meanwhile no other row was answered, so it is the server, not the row.
         """
         failure = Failure("E_HTTP", "never sent")
+        body = self._body(request)
+        headers = {"Idempotency-Key": _idempotency_key(request, body)}
         answered_before = self._answered
         for attempt in range(self._max_retries + 1):
             try:
-                reply = await client.post(self._base_url + PATHS[request.endpoint], json=self._body(request))
-            except httpx.TimeoutException:
+                reply = await self._post(client, PATHS[request.endpoint], body, headers)
+            except (httpx.TimeoutException, TimeoutError):
                 failure, wait_s = Failure("E_TIMEOUT", f"no answer from {self._base_url} in time"), None
             except httpx.HTTPError as error:
                 said = f"{self._base_url} cannot be reached: {error or type(error).__name__}"
-                failure, wait_s = Failure("E_CONNECTION", said), None
+                failure, wait_s = self._fit_to_keep(Failure("E_CONNECTION", said)), None
+            except UnreadableReply as error:
+                self._answered += 1
+                return Completion(request.row, failure=Failure("E_REPLY", str(error)))
             else:
                 if reply.status_code == httpx.codes.OK:
                     self._answered += 1
-                    return _read_reply(request, reply)
-                failure, wait_s = _refused(reply), _retry_after_s(reply)
+                    done = _read_reply(request, reply)
+                    return replace(done, failure=self._fit_to_keep(done.failure)) if done.failure else done
+                failure, wait_s = self._fit_to_keep(_refused(reply)), _retry_after_s(reply)
                 if reply.status_code in REFUSES_US or reply.is_redirect:
                     raise ServerRefuses(f"{self._base_url} answered {reply.status_code}: {failure.reason}")
                 if reply.status_code not in RETRYABLE:
@@ -156,11 +185,39 @@ class HttpEngine:
             raise EngineDied(f"{failure.reason} ({failure.code}, {self._max_retries + 1} tries, no other row answered)")
         return Completion(request.row, failure=failure)
 
+    async def _post(
+        self, client: httpx.AsyncClient, path: str, body: dict[str, Any], headers: dict[str, str]
+    ) -> httpx.Response:
+        """The whole reply; one that never ends is left, in time as in length.
+
+        Raises:
+            UnreadableReply: longer than any answer, or compressed, which was not asked for.
+        """
+        content = bytearray()
+        async with (
+            asyncio.timeout(self._timeout_s),
+            client.stream("POST", self._base_url + path, json=body, headers=headers) as reply,
+        ):
+            if (packed := reply.headers.get("content-encoding", "identity")) != "identity":
+                raise UnreadableReply(f"the reply is packed ({packed[:20]}), though we asked for it as it is")
+            async for block in reply.aiter_bytes():
+                content += block
+                if len(content) > MAX_REPLY_BYTES:
+                    raise UnreadableReply(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
+        return httpx.Response(reply.status_code, headers=reply.headers, content=bytes(content))
+
+    def _fit_to_keep(self, failure: Failure) -> Failure:
+        """In short, on one line, and without our key: a server that quotes it must not spread it to logs and files."""
+        said = " ".join(failure.reason.split())
+        said = said.replace(self._key, "[key]") if self._key else said
+        return replace(failure, reason=said[:MAX_SAID].encode(errors="replace").decode())
+
     async def _is_up(self, client: httpx.AsyncClient) -> bool:
         """True if the server answers the one question that every OpenAI-compatible server answers."""
         try:
-            return (await client.get(f"{self._base_url}/models", timeout=30.0)).is_success
-        except httpx.HTTPError:
+            async with asyncio.timeout(IS_UP_S), client.stream("GET", f"{self._base_url}/models") as reply:
+                return reply.is_success  # what it lists is not read
+        except (httpx.HTTPError, TimeoutError):
             return False
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -177,18 +234,24 @@ class HttpEngine:
         for name, default in DEFAULTS_OF_SERVERS.items():
             if (value := getattr(sampling, name)) != default:
                 body[name] = value
-        return body | _logprobs(request) | _response_format(request)
+        salt = {} if self._cache_salt is None else {"cache_salt": self._cache_salt}
+        return body | _logprobs(request) | _response_format(request) | salt
 
 
-def _authorization(api_key_env: str | None) -> dict[str, str]:
+def _idempotency_key(request: Request, body: dict[str, Any]) -> str:
+    """The same at every try of a row, after a resume as well: a server that knows it answers and bills once."""
+    return hashlib.sha256(canonical_json([request.row, request.custom_id, body]).encode()).hexdigest()
+
+
+def _key(api_key_env: str | None) -> str | None:
     if api_key_env is None:
-        return {}
+        return None
     key = os.environ.get(api_key_env)
     if not key:
         raise BadKey(f"engine.api_key_env names {api_key_env!r}, but that environment variable is not set")
     if not (key.isascii() and key.isprintable()):
         raise BadKey(f"the key in {api_key_env} has a line break or another character that no HTTP header can carry")
-    return {"Authorization": f"Bearer {key}"}
+    return key
 
 
 def _logprobs(request: Request) -> dict[str, Any]:
@@ -217,8 +280,7 @@ def _read_reply(request: Request, reply: httpx.Response) -> Completion:
         choices = tuple(_choice(request.endpoint, choice) for _, choice in in_order)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         reason = f"the reply is not in OpenAI form: {type(error).__name__}: {error}"
-        failure = Failure("E_REPLY", reason[:300].encode(errors="replace").decode())
-        return Completion(request.row, usage=usage, failure=failure)
+        return Completion(request.row, usage=usage, failure=Failure("E_REPLY", reason))
     if len(choices) != request.sampling.n:
         reason = f"asked for {request.sampling.n} choices, got {len(choices)}"
         return Completion(request.row, usage=usage, failure=Failure("E_REPLY", reason))
@@ -259,7 +321,7 @@ def _refused(reply: httpx.Response) -> Failure:
         said = reply.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
         said = reply.text
-    return Failure(f"E_HTTP_{reply.status_code}", " ".join(str(said).split())[:300])
+    return Failure(f"E_HTTP_{reply.status_code}", str(said))
 
 
 def _retry_after_s(reply: httpx.Response) -> float | None:

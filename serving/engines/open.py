@@ -7,6 +7,7 @@ from pathlib import Path
 from serving.config import EngineSection
 from serving.models.folder import ModelFolder
 from serving.records import Engine, Lane
+from serving.store.meter import Meter
 
 
 def open_engine(
@@ -14,19 +15,34 @@ def open_engine(
     lane: Lane,
     log: Path,
     stop: Callable[[], bool],
+    meter: Meter,
     kv_tokens: int | None = None,
     drain: bool = False,
+    tenant: str = "default",
 ) -> AbstractContextManager[Engine]:
     """The engine of a lane; entering the context starts it. Its process, if it has one, writes to `log`.
 
-    `kv_tokens` is how many tokens its KV cache can use at most, where the work is known. With `drain`, a server's
-    answers in flight are waited for when the run is stopped.
+    What it spends it counts on `meter`. `kv_tokens` is how many tokens its KV cache can use at most, where the work is
+    known. With `drain`, a server's answers in flight are waited for when the run is stopped. Nothing in a prefix cache
+    is shared between tenants.
+
+    Raises:
+        CannotRun: a part is too old to be safe, or the machine cannot run these settings.
     """
+    from serving.engines.machine import CannotRun
+    from serving.environment import outdated
+
+    if old := outdated():
+        raise CannotRun(f"{', '.join(old)}; run `make setup`, or install the versions in requirements/")
     if section.kind == "echo":
         from serving.engines.echo import EchoEngine
 
-        return EchoEngine(section.echo_s, stop)
+        fails = frozenset(section.echo_fails)
+        return EchoEngine(
+            section.echo_s, stop, lambda request: request.custom_id in fails, meter=meter, audit=section.echo_audit
+        )
     if section.kind == "http":
+        from serving.engines.cache_salt import cache_salt
         from serving.engines.http import HttpEngine
 
         return HttpEngine(
@@ -38,7 +54,10 @@ def open_engine(
             max_retries=section.max_retries,
             stop=stop,
             drain=drain,
+            meter=meter,
+            cache_salt=cache_salt(tenant) if section.cache_salt else None,
         )
+    from serving.engines.cache_salt import cache_salt
     from serving.engines.machine import bytes_per_number, settled, this_machine
     from serving.engines.vllm_engine import VllmEngine
 
@@ -46,5 +65,7 @@ def open_engine(
     model = ModelFolder.open(Path(lane.model))
     dtype = settled(section.config, machine).precision.weights
     token_bytes = model.kv_bytes_per_token(bytes_per_number(dtype))
+    if kv_tokens is not None:  # vLLM wants room for one sequence of full length, however short the work is
+        kv_tokens = max(kv_tokens, section.max_model_len or model.max_model_len)
     config = settled(section.config, machine, None if kv_tokens is None else kv_tokens * token_bytes)
-    return VllmEngine(model.path, config, machine, log, stop, section.python)
+    return VllmEngine(model.path, config, machine, log, stop, section.python, cache_salt(tenant), meter)

@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from serving.engines.machine import Machine
-from serving.environment import QUIET_AND_OFFLINE
+from serving.environment import QUIET_AND_OFFLINE, own_folder
 from serving.records import Choice, Completion, EngineConfig, EngineDied, Failure, Rates, Request, Usage
+from serving.store.meter import Meter
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 POLL_S = 0.25
@@ -27,7 +28,8 @@ QUEUE_AHEAD = 1.5
 class VllmEngine:
     """One vLLM for one model. A context manager: entering starts it and waits until it is ready.
 
-    `stop` is asked several times a second; once it is true, `run` ends and leaves what is in flight.
+    `stop` is asked several times a second; once it is true, `run` ends and leaves what is in flight. Only prompts of
+    the same `cache_salt` share blocks of the KV cache.
     """
 
     def __init__(
@@ -38,19 +40,23 @@ class VllmEngine:
         log: Path,
         stop: Callable[[], bool],
         python: str | None,
+        cache_salt: str | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter_path = "" if meter is None else str(meter.path.resolve())
         self._command = [python or sys.executable, "-P", str(WORKER)]
         self._settings = vllm_arguments(model, config)
         self.environment = child_environment(config, machine, python)
         self._window = int(config.batching.max_num_seqs * QUEUE_AHEAD) + 1
         self._log_path = log
         self._stop = stop
+        self._cache_salt = cache_salt
         self._sums: dict[str, float] | None = None
 
     def __enter__(self) -> Self:
         self._log = self._log_path.open("ab")
         read_end, write_end = os.pipe()
-        command = [*self._command, str(write_end), json.dumps(self._settings)]
+        command = [*self._command, str(write_end), json.dumps(self._settings), self._meter_path]
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, env=self.environment,
             pass_fds=[write_end], start_new_session=True,
@@ -111,6 +117,8 @@ class VllmEngine:
         assert request.prompt_token_ids is not None, "a local model's requests are tokenized at admission"
         sampling = asdict(request.sampling)
         message = {"row": request.row, "prompt_token_ids": request.prompt_token_ids, "sampling": sampling}
+        if self._cache_salt is not None:
+            message["cache_salt"] = self._cache_salt
         assert self._child.stdin is not None
         try:
             self._child.stdin.write(json.dumps(message).encode() + b"\n")
@@ -169,6 +177,8 @@ def vllm_arguments(model: Path, config: EngineConfig) -> dict[str, Any]:
         "block_size": config.cache.block_tokens,
         "kv_cache_dtype": config.cache.dtype,
         "enable_prefix_caching": config.cache.prefix_caching,
+        # A hash that can be made to collide would hand one prompt the cache of another.
+        "prefix_caching_hash_algo": "sha256",
         "max_num_seqs": config.batching.max_num_seqs,
         "max_num_batched_tokens": config.batching.max_num_batched_tokens,
         "max_model_len": config.max_model_len,
@@ -185,10 +195,11 @@ def vllm_arguments(model: Path, config: EngineConfig) -> dict[str, Any]:
 
 def child_environment(config: EngineConfig, machine: Machine, python: str | None) -> dict[str, str]:
     """What the engine's process needs before it starts; none of our secrets among it."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "VLLM_CACHE_ROOT")
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
     environment = {name: value for name, value in os.environ.items() if name in kept}
     environment |= QUIET_AND_OFFLINE
     environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_HOST_IP": "127.0.0.1"}
+    environment |= _own_caches()
     if config.parallelism.tensor == 1:
         # Engine and worker in one process: one import of vLLM instead of three, and nothing left when it is killed.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -198,6 +209,15 @@ def child_environment(config: EngineConfig, machine: Machine, python: str | None
     if not machine.has_gpu:
         environment |= _cpu_environment(config.parallelism.tensor, machine, python)
     return environment
+
+
+def _own_caches() -> dict[str, str]:
+    """What is compiled is kept and run again, so it is kept where nobody else can write."""
+    folder = own_folder("vllm")
+    if folder is None:
+        return {}
+    names = {"VLLM_CACHE_ROOT": "", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
+    return {variable: str(folder / name) for variable, name in names.items()}
 
 
 def _cpu_environment(ranks: int, machine: Machine, python: str | None) -> dict[str, str]:

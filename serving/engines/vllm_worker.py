@@ -6,13 +6,17 @@ tokens; each finished request leaves at once, so that one slow request holds up 
 
 import ctypes
 import json
+import mmap
 import os
 import queue
 import signal
+import struct
 import sys
 import threading
 import time
 from typing import Any
+
+TOKENS, TOKENS_AT = struct.Struct("<QQ"), 16  # as serving/store/meter.py reads them
 
 
 def main() -> None:
@@ -20,7 +24,7 @@ def main() -> None:
     descriptor, settings = int(sys.argv[1]), json.loads(sys.argv[2])
     with os.fdopen(descriptor, "w", encoding="utf-8", buffering=1) as out:
         requests = _read_stdin()
-        meter = StepMeter()
+        meter = StepMeter(sys.argv[3])
         engine = _start(settings, meter)
         _send(out, {"ready": True})
         _serve(engine, requests, meter, out)
@@ -51,9 +55,15 @@ class StepMeter:
     """Sums engine time by what a step did, so that a token's cost can be told apart in prefill and decode.
 
     A vLLM stat logger by its methods; not by its base class, which would import vLLM before the parent is answered.
+    The tokens of each step are noted in the parent's meter file as well, where they outlive us both.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, meter_path: str) -> None:
+        self._tokens = [0, 0]  # prompt tokens computed, output tokens
+        self._page: mmap.mmap | None = None
+        if meter_path:
+            with open(meter_path, "r+b") as file:
+                self._page = mmap.mmap(file.fileno(), 0)
         self.sums = dict.fromkeys(("decode_s", "decode_tokens", "mixed_s", "mixed_prefill", "mixed_decode"), 0.0)
         self._prefill = self._decode = 0
 
@@ -67,6 +77,9 @@ class StepMeter:
             self._add(decode_s=seconds, decode_tokens=self._decode)
         else:
             self._add(mixed_s=seconds, mixed_prefill=self._prefill, mixed_decode=self._decode)
+        if self._page is not None:
+            self._tokens = [self._tokens[0] + self._prefill, self._tokens[1] + self._decode]
+            TOKENS.pack_into(self._page, TOKENS_AT, *self._tokens)
         self._prefill = self._decode = 0
 
     def _add(self, **values: float) -> None:
@@ -109,10 +122,10 @@ def _serve(engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: S
 def _add(engine: Any, request: dict[str, Any], out: Any) -> None:
     """Hand one request to the engine; one that vLLM refuses fails alone."""
     try:
-        prompt = {"prompt_token_ids": request["prompt_token_ids"]}
+        prompt = {name: request[name] for name in ("prompt_token_ids", "cache_salt") if name in request}
         engine.add_request(str(request["row"]), prompt, _sampling_params(request["sampling"]))
     except (ValueError, TypeError, RuntimeError) as error:
-        _send(out, {"failed": {"row": request["row"], "code": "E_ENGINE_REFUSED", "reason": str(error)[:500]}})
+        _send(out, {"failed": {"row": request["row"], "code": "E_ENGINE_REFUSED", "reason": str(error)[:300]}})
 
 
 def _sampling_params(sampling: dict[str, Any]) -> Any:

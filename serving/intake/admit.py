@@ -1,24 +1,35 @@
 """Admission: the only place where text from outside becomes a Request. What is wrong becomes a Refusal."""
 
-import difflib
+import functools
 import hashlib
+import json
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from serving.intake.body import INERT_FIELDS, SAMPLING_FIELDS, BadRow, read_body, read_endpoint
-from serving.intake.files import BadInput, RawRow, read_rows
+from serving.intake.bad_row import BadRow
+from serving.intake.body import INERT_FIELDS, SAMPLING_FIELDS, read_body, read_endpoint
+from serving.intake.fields import IGNORED_FIELDS, nearest
+from serving.intake.files import InputFile
+from serving.intake.formats.raw import RawRow, Reading
 from serving.intake.render import Renderer
+from serving.intake.rows import read_rows
+from serving.intake.shown import escaped, listed, shown
 from serving.intake.strict_json import NotStrictJson, parse_line
 from serving.intake.template import BadTemplate, Template
-from serving.records import Endpoint, Message, Refusal, Request, Sampling, canonical_json, sampling_json
+from serving.records import Endpoint, Message, Refusal, Request, Sampling, sampling_json
 
 # Part of every key: raised when the meaning of a key changes, so that old answers are not taken for new questions.
 POLICY_VERSION = 1
 BATCH_FIELDS = {"custom_id", "method", "url", "body"}
+# The texts of canonical_json and sampling_json, without building an encoder, or the text itself, for each row.
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+how = functools.lru_cache(maxsize=1024)(sampling_json)
+PLAIN_FIELDS = frozenset(SAMPLING_FIELDS | INERT_FIELDS | {"messages", "prompt"})
 MAX_ID_CHARACTERS = 64
+MAX_OWN_COLUMNS = 1_000  # are looked at for typos: to help a person, not to slow down a file of made-up names
+MAX_SCHEMAS = 256  # different ones in a job: an engine keeps a grammar of each in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,7 @@ class Form:
     system: Template | None = None
     id_column: str | None = None
     max_model_len: int | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +57,30 @@ class Admitted:
     text: str  # the last message, which is what near-duplicates are near in
 
 
+class Noted(Protocol):
+    """Where ids are noted, which must be unique over all files: serving.intake.ids."""
+
+    def note(self, custom_id: str, place: str) -> None: ...
+
+
 @dataclass(slots=True)
 class Admission:
-    """Reads files in order and numbers their rows. Remembers ids, which must be unique over all files."""
+    """Reads files in order and numbers their rows. Whether an id stood twice, `ids` knows when all are read."""
 
     form: Form
     renderer: Renderer
+    ids: Noted
     _rows: int = 0
-    _places: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _own_columns: set[str] = field(default_factory=set)  # names that are no setting mistyped
+    _schemas: set[str] = field(default_factory=set)
 
-    def read(self, file: str) -> Iterator[Admitted | Refusal]:
+    def read(self, file: InputFile) -> Iterator[Admitted | Refusal]:
         """Every row of one file, admitted or refused.
 
         Raises:
-            BadInput: the file cannot be read, or an id stands twice: answers could not be told apart.
+            BadInput: the file cannot be read.
         """
-        for raw in read_rows(file):
+        for raw in read_rows(file, self.form.reading):
             yield self._judge(raw)
             self._rows += 1
 
@@ -70,34 +90,34 @@ class Admission:
             if raw.value is None:
                 assert raw.fault is not None, "a raw row has a value or a fault"
                 raise raw.fault
-            custom_id = self._id(raw, raw.value)
+            custom_id = self._id(raw.value)
+            self.ids.note(custom_id, f"{escaped(raw.file, 4096)}:{raw.line}")
             return self._admit(raw, raw.value, custom_id)
         except (BadRow, BadTemplate) as fault:
             code = fault.code if isinstance(fault, BadRow) else "E_TEMPLATE"
-            return Refusal(self._rows, _short(raw.file), raw.line, custom_id, code, str(fault))
+            return Refusal(self._rows, raw.file, raw.line, custom_id, code, str(fault))
 
-    def _id(self, raw: RawRow, row: Mapping[str, Any]) -> str:
+    def _id(self, row: Mapping[str, Any]) -> str:
         value = self._id_value(row)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not value.strip():
-            raise BadRow("E_ID", f"the id is {value!r:.80}; it must be text that is not empty")
+            raise BadRow("E_ID", f"the id is {shown(value)}; it must be text that is not empty")
         if len(value) > MAX_ID_CHARACTERS:
-            raise BadRow("E_ID", f"the id {value[:20]!r}... has {len(value)} characters; at most {MAX_ID_CHARACTERS}")
+            raise BadRow(
+                "E_ID", f"the id {shown(value[:20])}... has {len(value)} characters; at most {MAX_ID_CHARACTERS}"
+            )
         if any(unicodedata.category(character)[0] == "C" for character in value):
-            raise BadRow("E_ID", f"the id {value!r} has a control or invisible character; leave it out")
-        place = (_short(raw.file), raw.line)
-        first = self._places.setdefault(value, place)
-        if first is not place:
-            where = " and ".join(f"{file}:{line}" for file, line in (first, place))
-            raise BadInput(f"id {value!r} stands twice, at {where}; give every row its own id")
+            raise BadRow("E_ID", f"the id {shown(value)} has a control or invisible character; leave it out")
         return value
 
     def _id_value(self, row: Mapping[str, Any]) -> Any:
         column = self.form.id_column
         if column is not None:
             if column not in row:
-                raise BadRow("E_ID", f"column {column!r} (dataset.id) is missing")
+                raise BadRow(
+                    "E_ID", f"column {shown(column)} (dataset.id) is missing; this row has: {listed(set(row))}"
+                )
             return row[column]
         if "custom_id" in row or self._is_batch_form(row):
             return row.get("custom_id")
@@ -110,31 +130,51 @@ class Admission:
     def _admit(self, raw: RawRow, row: Mapping[str, Any], custom_id: str) -> Admitted:
         endpoint = read_endpoint(row) if self._is_batch_form(row) else Endpoint.CHAT
         messages, sampling = self._contents(endpoint, raw, row)
+        self._note_schema(sampling.json_schema)
         text, token_ids = self.renderer.render(endpoint, messages)
         if token_ids is not None and self.form.max_model_len is not None:
             _must_fit(len(token_ids), sampling.max_tokens, self.form.max_model_len)
         request = Request(self._rows, custom_id, endpoint, messages, sampling, token_ids)
-        common = {"policy": POLICY_VERSION, "scope": self.form.scope, "url": endpoint, "how": sampling_json(sampling)}
+        common = {"policy": POLICY_VERSION, "scope": self.form.scope, "url": endpoint, "how": how(sampling)}
         history = [[message.role, message.content] for message in messages[:-1]] + [messages[-1].role]
         key = _digest({**common, "prompt": text})
         frame = _digest({**common, "history": history})
-        return Admitted(request, _short(raw.file), raw.line, key, frame, messages[-1].content)
+        return Admitted(request, raw.file, raw.line, key, frame, messages[-1].content)
 
     def _contents(
         self, endpoint: Endpoint, raw: RawRow, row: Mapping[str, Any]
     ) -> tuple[tuple[Message, ...], Sampling]:
         if self._is_batch_form(row):
             if extra := row.keys() - BATCH_FIELDS - {self.form.id_column}:
-                known = ", ".join(sorted(BATCH_FIELDS))
-                raise BadRow("E_FIELD", f"{min(extra)[:80]!r} is not known beside a body; known: {known}")
+                reason = f"{shown(min(extra))} is not known beside a body; known: {listed(BATCH_FIELDS)}"
+                raise BadRow("E_FIELD_FORBIDDEN", reason)
             return read_body(endpoint, row["body"], self.form.default)
         if self.form.prompt is not None:  # with a template every column is data, none a setting
             return read_body(Endpoint.CHAT, {"messages": self._filled(row)}, self.form.default)
-        _no_near_misses(row)
+        self._only_own_columns(row)
         body = {name: row[name] for name in row.keys() & (SAMPLING_FIELDS | INERT_FIELDS)}
         if raw.all_text:
             body = {name: _typed(cell) for name, cell in body.items()}
         return read_body(Endpoint.CHAT, {**body, "messages": _plain_messages(row)}, self.form.default)
+
+    def _only_own_columns(self, row: Mapping[str, Any]) -> None:
+        """Other columns are the user's own, but one that names, or almost names, a setting is expected to act."""
+        if ignored := row.keys() & IGNORED_FIELDS:
+            reason = f"{shown(min(ignored))} has no effect here; rename the column if it is data, else leave it out"
+            raise BadRow("E_FIELD_FORBIDDEN", reason)
+        for name in sorted(row.keys() - PLAIN_FIELDS - self._own_columns):
+            if len(self._own_columns) >= MAX_OWN_COLUMNS:
+                return
+            if close := nearest(name, PLAIN_FIELDS, 0.85):
+                raise BadRow("E_FIELD_FORBIDDEN", f"{shown(name)} is not known; did you mean {close!r}?")
+            self._own_columns.add(name)
+
+    def _note_schema(self, schema: str | None) -> None:
+        if schema is None or schema in self._schemas:
+            return
+        if len(self._schemas) >= MAX_SCHEMAS:
+            raise BadRow("E_SCHEMA_LIMIT", f"one JSON schema more than the {MAX_SCHEMAS} that a job may have; split it")
+        self._schemas.add(schema)
 
     def _filled(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
         assert self.form.prompt is not None
@@ -154,32 +194,18 @@ def _plain_messages(row: Mapping[str, Any]) -> Any:
     if "messages" in row:
         return row["messages"]
     if "prompt" not in row:
-        columns = ", ".join(sorted(row))[:200]
+        columns = listed(set(row), 200)
         raise BadRow("E_PROMPT", f"no body, messages or prompt; set dataset.prompt to a template over: {columns}")
+    if not isinstance(row["prompt"], str) or not row["prompt"].strip():
+        raise BadRow("E_PROMPT", f"prompt is {shown(row['prompt'])}; it must be text that is not empty")
     return [{"role": "user", "content": row["prompt"]}]
-
-
-def _no_near_misses(row: Mapping[str, Any]) -> None:
-    """Other columns are the user's own, but one that almost names a setting is a typo that would cost money."""
-    known = SAMPLING_FIELDS | {"messages", "prompt"}
-    for name in row.keys() - known:
-        if close := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
-            raise BadRow("E_FIELD", f"{name[:80]!r} is not known; did you mean {close[0]!r}?")
 
 
 def _must_fit(prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
     if prompt_tokens + max_tokens > max_model_len:
-        spans = f"{prompt_tokens} prompt tokens + max_tokens {max_tokens}"
-        raise BadRow("E_TOO_LONG", f"{spans} = {prompt_tokens + max_tokens}; the model holds {max_model_len}")
+        spans = f"{prompt_tokens} prompt tokens + max_tokens {max_tokens} = {prompt_tokens + max_tokens}"
+        raise BadRow("E_TOO_LONG", f"{spans}; the model holds {max_model_len}, so shorten one of them")
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def _short(file: str) -> str:
-    """The file as messages name it: relative to where the user stands, if it is below."""
-    path = Path(file)
-    if "://" in file or not path.is_absolute() or not path.is_relative_to(Path.cwd()):
-        return file
-    return str(path.relative_to(Path.cwd()))
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

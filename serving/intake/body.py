@@ -1,10 +1,13 @@
 """A row's fields as an OpenAI request: endpoint, messages, sampling, each checked. An allow-list, not a filter."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast
 
+from serving.intake.bad_row import BadRow
+from serving.intake.fields import IGNORED_FIELDS, nearest
+from serving.intake.schema import checked_schema
+from serving.intake.shown import escaped, shown
 from serving.records import Endpoint, Message, Sampling, canonical_json
 
 Kind = Literal["integer", "number", "boolean"]
@@ -12,7 +15,7 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 MAX_CHOICES = 8  # a larger n is how CVE-2026-34756 exhausts an engine's memory
 MAX_LOGPROBS = 20
 MAX_STOPS = 4
-MAX_SCHEMA_BYTES = 16_384
+MAX_STOP_CHARACTERS = 1_024
 MAX_OUTPUT_TOKENS = 131_072
 
 SAMPLING_FIELDS = {
@@ -23,22 +26,14 @@ INERT_FIELDS = {"model", "user", "metadata", "store"}  # accepted and without ef
 PROMPT_FIELDS = {Endpoint.CHAT: "messages", Endpoint.COMPLETION: "prompt"}
 
 
-class BadRow(ValueError):
-    """A row's field is wrong. `code` tells the kind of fault."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
 def read_endpoint(row: Mapping[str, Any]) -> Endpoint:
     url = row.get("url", Endpoint.CHAT.value)
     if row.get("method", "POST") != "POST":
-        raise BadRow("E_METHOD", f'method {_shown(row["method"])}; only "POST" is known')
+        raise BadRow("E_METHOD", f'method {shown(row["method"])}; only "POST" is known')
     try:
         return Endpoint(url)
     except ValueError:
-        raise BadRow("E_URL", f"url {_shown(url)}; known: {', '.join(Endpoint)}") from None
+        raise BadRow("E_URL", f"url {shown(url)}; known: {', '.join(Endpoint)}") from None
 
 
 def read_body(endpoint: Endpoint, body: Any, default: Sampling) -> tuple[tuple[Message, ...], Sampling]:
@@ -48,41 +43,42 @@ def read_body(endpoint: Endpoint, body: Any, default: Sampling) -> tuple[tuple[M
         BadRow: an unknown field, a wrong type, or a value out of range.
     """
     if not isinstance(body, dict):
-        raise BadRow("E_BODY", f"body is {_shown(body)}; it must be an object")
+        raise BadRow("E_BODY", f"body is {shown(body)}; it must be an object")
     if body.get("stream"):
-        raise BadRow("E_FIELD", "stream is true; a batch has nobody to stream to, leave it out")
+        raise BadRow("E_FIELD_FORBIDDEN", "stream is true; a batch has nobody to stream to, leave it out")
     prompt_field = PROMPT_FIELDS[endpoint]
     known = SAMPLING_FIELDS | INERT_FIELDS | {prompt_field, "stream"}
     for name in body:
         if name not in known:
-            raise BadRow("E_FIELD", f"body.{name[:80]} is not known{_nearest(name, known)}")
+            reason = f"body.{escaped(name)} {'has no effect here' if name in IGNORED_FIELDS else 'is not known'}"
+            raise BadRow("E_FIELD_FORBIDDEN", f"{reason}{_way_out(name, known)}")
     if prompt_field not in body:
-        raise BadRow("E_PROMPT", f"body.{prompt_field} is missing")
+        raise BadRow("E_PROMPT", f"body.{prompt_field} is missing; write what is to be answered there")
     messages = _messages(body["messages"]) if endpoint is Endpoint.CHAT else _bare_prompt(body["prompt"])
     return messages, read_sampling(endpoint, body, default)
 
 
-def _nearest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _way_out(name: str, known: set[str]) -> str:
+    close = None if name in IGNORED_FIELDS else nearest(name, frozenset(known))
+    return f"; did you mean {close}?" if close else "; leave it out"
 
 
 def _messages(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
-        raise BadRow("E_MESSAGES", f"body.messages is {_shown(value)}; it must be a list with at least one message")
+        raise BadRow("E_MESSAGES", f"body.messages is {shown(value)}; it must be a list with at least one message")
     return tuple(_message(place, message) for place, message in enumerate(value))
 
 
 def _message(place: int, value: Any) -> Message:
     where = f"body.messages[{place}]"
     if not isinstance(value, dict):
-        raise BadRow("E_MESSAGES", f"{where} is {_shown(value)}; it must be an object with role and content")
+        raise BadRow("E_MESSAGES", f"{where} is {shown(value)}; it must be an object with role and content")
     extra = value.keys() - {"role", "content", "name"}
     if extra:
-        raise BadRow("E_MESSAGES", f"{where}.{min(extra)[:80]} is not known; a message has role and content")
+        raise BadRow("E_MESSAGES", f"{where}.{escaped(min(extra))} is not known; a message has role and content")
     role = value.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise BadRow("E_MESSAGES", f"{where}.role is {_shown(role)}; known: {', '.join(ROLES)}")
+        raise BadRow("E_MESSAGES", f"{where}.role is {shown(role)}; known: {', '.join(ROLES)}")
     return Message(ROLES[role], _content(f"{where}.content", value.get("content")))
 
 
@@ -90,21 +86,21 @@ def _content(where: str, value: Any) -> str:
     if isinstance(value, list):
         value = "".join(_text_part(f"{where}[{place}]", part) for place, part in enumerate(value))
     if not isinstance(value, str):
-        raise BadRow("E_MESSAGES", f"{where} is {_shown(value)}; it must be text")
+        raise BadRow("E_MESSAGES", f"{where} is {shown(value)}; it must be text")
     if not value.strip():
-        raise BadRow("E_PROMPT", f"{where} is empty")
+        raise BadRow("E_PROMPT", f"{where} is empty; write what is to be answered there")
     return value
 
 
 def _text_part(where: str, part: Any) -> str:
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return cast(str, part["text"])
-    raise BadRow("E_MESSAGES", f'{where} is {_shown(part)}; only parts of "type": "text" can be answered')
+    raise BadRow("E_MESSAGES", f'{where} is {shown(part)}; only parts of "type": "text" can be answered')
 
 
 def _bare_prompt(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, str) or not value.strip():
-        raise BadRow("E_PROMPT", f"body.prompt is {_shown(value)}; it must be text that is not empty")
+        raise BadRow("E_PROMPT", f"body.prompt is {shown(value)}; it must be text that is not empty")
     return (Message("user", value),)
 
 
@@ -119,7 +115,8 @@ def read_sampling(endpoint: Endpoint, body: Mapping[str, Any], default: Sampling
     if body.get("response_format") is not None:
         fields["json_schema"] = _json_schema(body["response_format"])
     fields["logprobs"] = _LOGPROBS[endpoint](body)
-    return replace(default, **fields)
+    # Most rows bring nothing of their own, and a copy would cost them more than all the checks.
+    return default if fields == {"logprobs": default.logprobs} else replace(default, **fields)
 
 
 RANGES: tuple[tuple[str, Kind, float, float], ...] = (
@@ -141,7 +138,7 @@ NAMES = {"max_completion_tokens": "max_tokens"}
 def _number(where: str, value: Any, kind: Kind, low: float, high: float) -> int | float:
     right_type = int if kind == "integer" else (int, float)
     if isinstance(value, bool) or not isinstance(value, right_type) or not low <= value <= high:
-        raise BadRow("E_PARAM", f"{where} is {_shown(value)}; it must be {_article(kind)} from {low:g} to {high:g}")
+        raise BadRow("E_PARAM", f"{where} is {shown(value)}; it must be {_article(kind)} from {low:g} to {high:g}")
     return value if kind == "integer" else float(value)
 
 
@@ -152,16 +149,18 @@ def _article(kind: Kind) -> str:
 def _stops(value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-        raise BadRow("E_PARAM", f"body.stop is {_shown(value)}; it must be text or a list of texts")
+        raise BadRow("E_PARAM", f"body.stop is {shown(value)}; it must be text or a list of texts")
     if len(stops) > MAX_STOPS:
         raise BadRow("E_PARAM", f"body.stop has {len(stops)} texts; at most {MAX_STOPS} are allowed")
+    if (longest := max(map(len, stops), default=0)) > MAX_STOP_CHARACTERS:
+        raise BadRow("E_PARAM", f"body.stop has a text of {longest} characters; at most {MAX_STOP_CHARACTERS}")
     return tuple(stops)
 
 
 def _chat_logprobs(body: Mapping[str, Any]) -> int | None:
     wanted, top = body.get("logprobs"), body.get("top_logprobs")
     if wanted is not None and not isinstance(wanted, bool):
-        raise BadRow("E_PARAM", f"body.logprobs is {_shown(wanted)}; in a chat request it is true or false")
+        raise BadRow("E_PARAM", f"body.logprobs is {shown(wanted)}; in a chat request it is true or false")
     if top is not None and not wanted:
         raise BadRow("E_PARAM", "body.top_logprobs needs body.logprobs to be true")
     if not wanted:
@@ -189,45 +188,10 @@ def _json_schema(value: Any) -> str | None:
     if kind == "json_object":
         return canonical_json({"type": "object"})
     if kind != "json_schema":
-        raise BadRow("E_PARAM", f"body.response_format is {_shown(value)}; known types: text, json_object, json_schema")
+        raise BadRow("E_PARAM", f"body.response_format is {shown(value)}; known types: text, json_object, json_schema")
     wrapper = value.get("json_schema")
     schema = wrapper.get("schema") if isinstance(wrapper, dict) else None
     if not isinstance(schema, dict):
-        raise BadRow("E_SCHEMA", "body.response_format.json_schema.schema is missing; it must be an object")
-    return _checked_schema(schema)
-
-
-def _checked_schema(schema: dict[str, Any]) -> str:
-    """A schema is small and refers to nothing outside itself, so that compiling it can neither hang nor reach out."""
-    try:
-        text = canonical_json(schema)
-    except (ValueError, TypeError) as error:  # a Parquet file can hold what JSON cannot
-        raise BadRow("E_SCHEMA", f"the JSON schema is not JSON: {error}") from None
-    if len(text.encode()) > MAX_SCHEMA_BYTES:
-        raise BadRow("E_SCHEMA", f"the JSON schema has {len(text.encode())} bytes; at most {MAX_SCHEMA_BYTES}")
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
-    try:
-        validator_for(schema).check_schema(schema)
-    except SchemaError as error:
-        raise BadRow("E_SCHEMA", f"the JSON schema is not valid: {error.message[:200]}") from None
-    if any(not reference.startswith("#") for reference in _references(schema)):
-        raise BadRow("E_SCHEMA", "the JSON schema refers to another document; put it inside")
-    return text
-
-
-def _references(value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [found for inner in value for found in _references(inner)]
-    if not isinstance(value, dict):
-        return []
-    here = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
-    schemas = (inner for name, inner in value.items() if name not in {"enum", "const", "default", "examples"})
-    return here + [found for inner in schemas for found in _references(inner)]
-
-
-def _shown(value: Any) -> str:
-    """A value for a message: short, and with control characters escaped."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        reason = "body.response_format.json_schema.schema is missing; it must be an object"
+        raise BadRow("E_SCHEMA_LIMIT", reason)
+    return checked_schema(schema)

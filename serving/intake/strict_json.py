@@ -3,9 +3,12 @@
 import json
 from typing import Any
 
+from serving.intake.shown import shown
+
 MAX_LINE_BYTES = 8 * 2**20
 MAX_DEPTH = 64
 MAX_INTEGER = 2**63 - 1
+MAX_DIGITS = 20  # with the sign; int() itself is slow, or refuses, for very many
 
 
 class NotStrictJson(ValueError):
@@ -24,21 +27,37 @@ def parse_line(line: bytes) -> Any:
             lone surrogate, or nested deeper than MAX_DEPTH.
     """
     if len(line) > MAX_LINE_BYTES:
-        raise NotStrictJson("E_LINE_TOO_LONG", f"line of {len(line)} bytes; at most {MAX_LINE_BYTES} are allowed")
+        raise NotStrictJson(
+            "E_LINE_TOO_LONG",
+            f"line of {len(line)} bytes; at most {MAX_LINE_BYTES} are allowed, so shorten or split it",
+        )
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise NotStrictJson("E_UTF8", f"not UTF-8 at byte {error.start} of the line") from None
+        raise NotStrictJson("E_UTF8", f"not UTF-8 at byte {error.start} of the line; save it as UTF-8") from None
     try:
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_in_range
-        )
+        value = _decoder.decode(text)
     except json.JSONDecodeError as error:
-        raise NotStrictJson("E_JSON", f"not JSON at column {error.colno}: {error.msg}") from None
+        raise NotStrictJson("E_JSON", f"not JSON at column {error.colno}: {_why(text, error)}") from None
     except RecursionError:
-        raise NotStrictJson("E_DEPTH", f"nested deeper than {MAX_DEPTH} levels") from None
+        raise _too_deep() from None
+    except MemoryError:
+        reason = "holds more values than fit the memory of admission; split it"
+        raise NotStrictJson("E_LINE_TOO_LONG", reason) from None
     _check(value, depth=0)
     return value
+
+
+def _why(text: str, error: json.JSONDecodeError) -> str:
+    if text.startswith("\ufeff"):
+        return "a byte order mark; only the first line of a file may begin with one"
+    if error.msg == "Extra data":
+        return "Extra data after the value; write one value a line"
+    return f"{error.msg}; write the line as strict JSON"
+
+
+def _too_deep() -> NotStrictJson:
+    return NotStrictJson("E_DEPTH", f"nested deeper than {MAX_DEPTH} levels; flatten it")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -46,30 +65,30 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise NotStrictJson("E_DUPKEY", f"key {twice[:80]!r} stands twice in one object; keep one")
+        raise NotStrictJson("E_DUPKEY", f"key {shown(twice)} stands twice in one object; keep one")
     return value
 
 
 def _no_constant(name: str) -> float:
-    raise NotStrictJson("E_NUMBER", f"{name} is not a JSON number")
+    raise NotStrictJson("E_NUMBER", f"{name} is not a JSON number; write a finite one, or null")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise NotStrictJson("E_NUMBER", f"{text[:80]} is too large for a 64-bit float")
+        raise NotStrictJson("E_NUMBER", f"{text[:80]} is too large for a 64-bit float; write a smaller one, or text")
     return value
 
 
 def _in_range(text: str) -> int:
-    if len(text) > 20 or abs(int(text)) > MAX_INTEGER:
-        raise NotStrictJson("E_NUMBER", f"integer {text[:80]} is beyond 64 bits")
+    if len(text) > MAX_DIGITS or abs(int(text)) > MAX_INTEGER:
+        raise NotStrictJson("E_NUMBER", f"integer {text[:80]} is beyond 64 bits; write it as text")
     return int(text)
 
 
 def _check(value: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise NotStrictJson("E_DEPTH", f"nested deeper than {MAX_DEPTH} levels")
+        raise _too_deep()
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, dict):
@@ -82,5 +101,13 @@ def _check(value: Any, depth: int) -> None:
 
 
 def _check_text(text: str) -> None:
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise NotStrictJson("E_SURROGATE", "a lone surrogate (half of a character) stands in a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        reason = f"a lone surrogate (half of a character) at character {error.start} of a string; write both halves"
+        raise NotStrictJson("E_SURROGATE", reason) from None
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_in_range
+)

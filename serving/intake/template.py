@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from serving.intake.shown import listed, shown
+
 PLACE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 
 
@@ -37,8 +39,9 @@ class Template:
 
     def _value(self, row: Mapping[str, Any], column: str) -> str:
         if column not in row:
-            raise BadTemplate(f"column {column!r} is missing; this row has: {', '.join(sorted(row)) or 'none'}")
+            raise BadTemplate(f"column {shown(column)} is missing; this row has: {listed(set(row), 200) or 'none'}")
         value = row[column]
-        if value is None or isinstance(value, (dict, list)):
-            raise BadTemplate(f"column {column!r} is {'empty' if value is None else 'nested'}; it must be plain")
+        if value is None or isinstance(value, (dict, list, bytes)):
+            kind = "empty" if value is None else "bytes" if isinstance(value, bytes) else "nested"
+            raise BadTemplate(f"column {shown(column)} is {kind}; it must be plain")
         return str(value)

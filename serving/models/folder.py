@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from serving.digest import sha256_of
+from serving.models.contents import LOADED, checked_files, files_in
+from serving.models.hashes import sha256_of_each
+from serving.models.json_file import read_object
+from serving.models.refusal import BadModelFolder as BadModelFolder
+from serving.models.refusal import unusable
 
 RECORD = "gristmill.json"
-CODE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".py"})
-ANSWER_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 PRECISIONS = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp64", "F8_E4M3": "fp8", "I8": "int8"}
+MOST = 2**31 - 1  # of anything that a config counts
 HEADER_LIMIT_BYTES = 100_000_000  # the safetensors library's own limit
-
-
-class BadModelFolder(ValueError):
-    """A folder that is not a complete, code-free safetensors model."""
 
 
 class FolderExists(FileExistsError):
@@ -61,20 +61,31 @@ class ModelFolder:
         Raises:
             BadModelFolder: it is missing, incomplete, damaged, or brings code along.
         """
+        try:
+            return cls._read(path)
+        except BadModelFolder:
+            raise
+        except OSError as error:
+            raise unusable(f"{path}: cannot be read ({error.strerror}: {error.filename})") from None
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+            said = f"{type(error).__name__}: {str(error)[:200]}"
+            raise unusable(f"{path}: its files are not of the form that save_pretrained writes ({said})") from None
+
+    @classmethod
+    def _read(cls, path: Path) -> Self:
         config = _checked_config(path)
-        tokenizer = _read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").exists() else {}
-        _refuse_auto_map(path / "tokenizer_config.json", tokenizer)
+        tokenizer = read_object(path / "tokenizer_config.json") if (path / "tokenizer_config.json").exists() else {}
         heads = _number(path, config, "num_attention_heads", "n_head")
         return cls(
             path=path,
             name=Path(os.path.abspath(path)).name,  # not resolve(): a linked folder keeps the name it was linked as
-            architecture=str((config.get("architectures") or ["unknown"])[0]),
+            architecture=_one_word((config.get("architectures") or ["unknown"])[0]),
             precision=_precision(path, config),
             size_bytes=sum(file.stat().st_size for file in _answer_files(path).values()),
             max_model_len=_number(path, config, "max_position_embeddings", "n_positions"),
             vocab_size=_number(path, config, "vocab_size"),
             heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
+            kv_heads=_number(path, config, "num_key_value_heads") if config.get("num_key_value_heads") else heads,
             chat_template=_chat_template(path, tokenizer),
             special_tokens=_special_tokens(path, tokenizer),
             origin=_origin(path),
@@ -84,24 +95,28 @@ class ModelFolder:
     def tokenizer_json(self) -> Path:
         file = self.path / "tokenizer.json"
         if not file.is_file():
-            raise BadModelFolder(f"{self.path}: no tokenizer.json; save the model's fast tokenizer into the folder")
+            raise unusable(f"{self.path}: no tokenizer.json; save the model's fast tokenizer into the folder")
         return file
 
     def kv_bytes_per_token(self, bytes_per_number: int) -> int:
         """What one token keeps in the KV cache: a key and a value for each layer and KV head."""
-        config = _read_json(self.path / "config.json")
+        config = read_object(self.path / "config.json")
         layers = _number(self.path, config, "num_hidden_layers", "n_layer")
-        head_dim = int(config.get("head_dim") or _number(self.path, config, "hidden_size", "n_embd") // self.heads)
+        if config.get("head_dim") is not None:
+            head_dim = _number(self.path, config, "head_dim")
+        else:
+            head_dim = _number(self.path, config, "hidden_size", "n_embd") // self.heads
         return 2 * layers * self.kv_heads * head_dim * bytes_per_number
 
     @property
-    def fingerprint(self) -> str:
-        """sha256 over the names and hashes of the files that can change an answer.
+    def files(self) -> dict[str, str]:
+        """Relative name -> sha256, of every file that can change an answer; gristmill.json is not believed."""
+        return sha256_of_each(_answer_files(self.path))
 
-        A hash recorded in gristmill.json counts while the file's size and time of change are the recorded ones;
-        without a record each call reads every file.
-        """
-        return _fingerprint(self.path)
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the names and hashes of the files that can change an answer."""
+        return fingerprint_of(self.files)
 
 
 @contextmanager
@@ -115,7 +130,10 @@ def new_model_folder(target: Path, origin: Origin) -> Iterator[Path]:
         raise FolderExists(f"{target} already exists; delete or move it first, or choose another name")
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    if not target.parent.exists():
+        target.parent.mkdir(parents=True)
+        target.parent.chmod(0o755)
+    partial.mkdir()
     try:
         yield partial
         _write_record(partial, origin)
@@ -126,8 +144,10 @@ def new_model_folder(target: Path, origin: Origin) -> Iterator[Path]:
 
 def is_complete(path: Path) -> bool:
     """True if `path` was made here, finished, and still has every file at its recorded size."""
-    record = _read_record(path)
-    sizes = {name: entry["size_bytes"] for name, entry in record.get("files", {}).items()}
+    try:
+        sizes = {name: entry["size_bytes"] for name, entry in _read_record(path)["files"].items()}
+    except (BadModelFolder, LookupError, TypeError, AttributeError):
+        return False
     return bool(sizes) and all(_size(path / name) == size for name, size in sizes.items())
 
 
@@ -137,41 +157,24 @@ def _size(file: Path) -> int | None:
 
 def _checked_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise BadModelFolder(f"model folder {path}: not there; give a local folder, or run `gristmill models prepare`")
-    if not (path / "config.json").is_file():
-        raise BadModelFolder(f"{path}: no config.json; give a folder as Hugging Face's save_pretrained writes it")
-    if not any(path.glob("*.safetensors")):
-        raise BadModelFolder(f"{path}: no *.safetensors file; convert the weights to safetensors first")
-    code = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.suffix.lower() in CODE_SUFFIXES)
-    if code:
-        raise BadModelFolder(f"{path}: has {', '.join(code)}, which can run code when loaded; delete or move them out")
-    config = _read_json(path / "config.json")
-    _refuse_auto_map(path / "config.json", config)
-    return config
+        raise unusable(f"model folder {path}: not there; give a local folder, or run `gristmill models prepare`")
+    files = checked_files(path)
+    if "config.json" not in files:
+        raise unusable(f"{path}: no config.json; give a folder as Hugging Face's save_pretrained writes it")
+    if not any("/" not in name and name.endswith(".safetensors") for name in files):
+        raise unusable(f"{path}: no *.safetensors file; convert the weights to safetensors first")
+    return read_object(path / "config.json")
 
 
-def _refuse_auto_map(file: Path, content: Mapping[str, Any]) -> None:
-    if "auto_map" in content:
-        raise BadModelFolder(
-            f"{file}: auto_map is {content['auto_map']!r}, which asks for the model's own code to be run; "
-            "use a model of a built-in architecture, or remove the entry if the built-in class fits"
-        )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise BadModelFolder(f"{file}: not valid JSON ({error}); get the file again") from error
-    if not isinstance(content, dict):
-        raise BadModelFolder(f"{file}: a JSON {type(content).__name__}, not an object; get the file again")
-    return content
+def _one_word(value: object) -> str:
+    """What a folder says of itself reaches terminals and tables; it shall not drive them."""
+    return "".join(character for character in str(value)[:200] if character.isprintable())
 
 
 def _number(path: Path, config: Mapping[str, Any], *names: str) -> int:
     found = next((config[name] for name in names if name in config), None)
-    if not isinstance(found, int) or found < 1:
-        raise BadModelFolder(f"{path}/config.json: {names[0]} is {found!r}; set it to the model's whole number")
+    if type(found) is not int or not 1 <= found <= MOST:
+        raise unusable(f"{path}/config.json: {names[0]} is {str(found)[:80]!r}; set it to the model's whole number")
     return found
 
 
@@ -209,11 +212,11 @@ def _tensors(file: Path) -> list[tuple[str, int, int]]:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > min(size - 8, HEADER_LIMIT_BYTES):
-            raise BadModelFolder(f"{file}: {size} bytes that are not a safetensors file; get the file again")
+            raise unusable(f"{file}: {size} bytes that are not a safetensors file; get the file again")
         tensors = _parsed_header(file, stream.read(length))
     expected = 8 + length + max((end for _, _, end in tensors), default=0)
     if size != expected:
-        raise BadModelFolder(f"{file}: {size} bytes, its header promises {expected}; get the file again")
+        raise unusable(f"{file}: {size} bytes, its header promises {expected}; get the file again")
     return tensors
 
 
@@ -221,8 +224,8 @@ def _parsed_header(file: Path, header: bytes) -> list[tuple[str, int, int]]:
     try:
         entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
         return [(e["dtype"], int(e["data_offsets"][0]), int(e["data_offsets"][1])) for e in entries]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise BadModelFolder(f"{file}: its safetensors header is damaged ({error}); get the file again") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise unusable(f"{file}: its safetensors header is damaged ({str(error)[:80]}); get the file again") from None
 
 
 def _chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
@@ -237,38 +240,30 @@ def _chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
 
 def _special_tokens(path: Path, tokenizer: Mapping[str, Any]) -> dict[str, str]:
     file = path / "special_tokens_map.json"
-    given = (_read_json(file) if file.is_file() else {}) | {k: v for k, v in tokenizer.items() if v is not None}
+    given = (read_object(file) if file.is_file() else {}) | {k: v for k, v in tokenizer.items() if v is not None}
     texts = {name: given[name] for name in SPECIAL_TOKENS if name in given}
     return {name: str(text["content"] if isinstance(text, dict) else text) for name, text in texts.items()}
 
 
 def _answer_files(path: Path) -> dict[str, Path]:
     """Relative name -> file, of every file that can change an answer."""
-    files = (file for file in path.rglob("*") if file.suffix in ANSWER_SUFFIXES and file.is_file())
-    named = {file.relative_to(path).as_posix(): file for file in files}
-    named.pop(RECORD, None)
-    return dict(sorted(named.items()))
+    files = {name: file for name, file in files_in(path).items() if file.suffix.lower() in LOADED}
+    files.pop(RECORD, None)
+    return files
 
 
-def _fingerprint(path: Path) -> str:
-    recorded = _read_record(path).get("files", {})
-    digest = sha256()
-    for name, file in _answer_files(path).items():
-        digest.update(f"{name}\0{_sha256(file, recorded.get(name, {}))}\n".encode())
-    return digest.hexdigest()
-
-
-def _sha256(file: Path, recorded: Mapping[str, Any]) -> str:
-    stat = file.stat()
-    if (recorded.get("size_bytes"), recorded.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns):
-        return str(recorded["sha256"])
-    return sha256_of(file)
+def fingerprint_of(files: Mapping[str, str]) -> str:
+    """One hash for a list of names and hashes."""
+    return sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
 
 
 def _write_record(path: Path, origin: Origin) -> None:
     files = {}
+    # A model is nobody's secret: a server under another user may read it, whatever our umask is.
+    for folder in (path, *(entry for entry in path.rglob("*") if entry.is_dir())):
+        folder.chmod(0o755)
     for name, file in _answer_files(path).items():
-        file.chmod(0o644)  # safetensors writes 0600, which a server under another user cannot read
+        file.chmod(0o644)
         stat = file.stat()
         files[name] = {"size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256_of(file)}
     (path / RECORD).write_text(json.dumps({"origin": asdict(origin), "files": files}, indent=2) + "\n")
@@ -276,9 +271,9 @@ def _write_record(path: Path, origin: Origin) -> None:
 
 def _read_record(path: Path) -> dict[str, Any]:
     file = path / RECORD
-    return _read_json(file) if file.is_file() else {}
+    return read_object(file) if file.is_file() else {}
 
 
 def _origin(path: Path) -> Origin | None:
     origin = _read_record(path).get("origin")
-    return Origin(**origin) if origin else None
+    return Origin(**{name: _one_word(value) for name, value in origin.items()}) if origin else None

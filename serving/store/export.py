@@ -12,7 +12,11 @@ from serving.store.run import Run, UnknownRun
 if TYPE_CHECKING:
     import duckdb
 
-ANSWERS = "SELECT * FROM rows WHERE run_id = $run AND outcome = 'answered' ORDER BY row"
+ANSWERS = """
+SELECT row, custom_id, endpoint, choices, model, prompt_tokens, completion_tokens, cached_tokens, lane, source,
+       answered_by, usd
+FROM rows WHERE run_id = $run AND outcome = 'answered'
+"""
 ERRORS = """
 SELECT row, custom_id, file, line, code, reason FROM refusals WHERE run_id = $run
 UNION ALL
@@ -21,46 +25,53 @@ FROM rows JOIN requests ON requests.run_id = rows.run_id AND requests.row = rows
 WHERE rows.run_id = $run AND outcome = 'failed'
 UNION ALL
 SELECT row, custom_id, file, line, 'batch_expired', 'the run stopped before this row; run the job again to resume it'
-FROM requests WHERE run_id = $run AND row NOT IN (SELECT row FROM rows WHERE run_id = $run)
-ORDER BY row
+FROM requests ANTI JOIN rows USING (run_id, row) WHERE run_id = $run
 """
+# Sorted so many input rows at a time: DuckDB holds what it sorts, and a million answers are more than it may hold.
+WINDOW_ROWS = 131_072
+FETCHED_ROWS = 1024
 
 
 def export(run: Run, ledger: "duckdb.DuckDBPyConnection") -> tuple[Path, Path]:
     """Write results.jsonl and errors.jsonl; the same rows always give the same bytes."""
-    if not ledger.execute("SELECT run_id FROM runs WHERE run_id = ?", [run.run_id]).fetchall():
+    found = ledger.execute("SELECT created_unix_s, rows_in FROM runs WHERE run_id = ?", [run.run_id]).fetchone()
+    if found is None:
         raise UnknownRun(f"{run.folder}: this run is not in the ledger; run `gristmill verify {run.run_id}`")
+    created_unix_s, rows_in = int(found[0]), found[1] or 0
     make_folder(run.export)
     results, errors = run.export / "results.jsonl", run.export / "errors.jsonl"
-    values = {"run": run.run_id}
-    write_blocks(results, _lines(_result(run.run_id, row) for row in _rows(ledger, ANSWERS, values)))
-    write_blocks(errors, _lines(_error(run.run_id, row) for row in _rows(ledger, ERRORS, values)))
+    answered, failed = (_blocks(ledger, sql, run.run_id, rows_in) for sql in (ANSWERS, ERRORS))
+    write_blocks(results, (_lines(_result(run.run_id, created_unix_s, row) for row in block) for block in answered))
+    write_blocks(errors, (_lines(_error(run.run_id, row) for row in block) for block in failed))
     return results, errors
 
 
-def _rows(ledger: "duckdb.DuckDBPyConnection", sql: str, values: dict[str, str]) -> Iterator[dict[str, Any]]:
-    found = ledger.execute(sql, values)
-    names = [column[0] for column in found.description or []]
-    while block := found.fetchmany(1024):
-        yield from (dict(zip(names, row, strict=True)) for row in block)
+def _blocks(ledger: "duckdb.DuckDBPyConnection", sql: str, run_id: str, rows_in: int) -> Iterator[list[dict[str, Any]]]:
+    """What `sql` finds in the order of the input, some rows at a time."""
+    window = f"SELECT * FROM ({sql}) WHERE row >= $start AND row < $start + {WINDOW_ROWS} ORDER BY row"
+    for start in range(0, rows_in, WINDOW_ROWS):
+        found = ledger.execute(window, {"run": run_id, "start": start})
+        names = [column[0] for column in found.description or []]
+        while block := found.fetchmany(FETCHED_ROWS):
+            yield [dict(zip(names, row, strict=True)) for row in block]
 
 
-def _lines(values: Iterator[dict[str, Any]]) -> Iterator[bytes]:
-    return ((canonical_json(value) + "\n").encode() for value in values)
+def _lines(values: Iterator[dict[str, Any]]) -> bytes:
+    return "".join(canonical_json(value) + "\n" for value in values).encode()
 
 
-def _result(run_id: str, row: dict[str, Any]) -> dict[str, Any]:
-    response = {"status_code": 200, "request_id": f"{run_id}-{row['row']}", "body": _body(run_id, row)}
+def _result(run_id: str, created_unix_s: int, row: dict[str, Any]) -> dict[str, Any]:
+    response = {"status_code": 200, "request_id": f"{run_id}-{row['row']}", "body": _body(run_id, created_unix_s, row)}
     return {"id": f"{run_id}-{row['row']}", "custom_id": row["custom_id"], "response": response, "error": None}
 
 
-def _body(run_id: str, row: dict[str, Any]) -> dict[str, Any]:
+def _body(run_id: str, created_unix_s: int, row: dict[str, Any]) -> dict[str, Any]:
     chat = row["endpoint"] == Endpoint.CHAT
     choices = [_choice(place, choice, chat) for place, choice in enumerate(json.loads(row["choices"]))]
     return {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{run_id}-{row['row']}",
         "object": "chat.completion" if chat else "text_completion",
-        "created": int(row["sealed_unix_s"]),
+        "created": created_unix_s,
         "model": row["model"],
         "choices": choices,
         "usage": {

@@ -1,7 +1,8 @@
 """The ledger: DuckDB views over the sealed files of all runs. The only importer of duckdb.
 
 Nothing lives here alone: the file can be deleted at any time and is made again from the run folders. It reads the exact
-list of files that manifests name, never a glob, so a half-written file can neither break nor falsify a figure.
+list of files that manifests name, never a glob, so a half-written file can neither break nor falsify a figure; and it
+reads none before its sha256 is that of its manifest.
 """
 
 import hashlib
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from serving.store.durable import sync_folder
-from serving.store.parts import Corrupt, read_manifest
+from serving.store.durable import WRITING, sync_folder
+from serving.store.parts import read_manifest
 from serving.store.run import Run, all_runs
 from serving.store.schemas import MEMBERS, PAIRS, REFUSED, REQUESTS, ROUTES, SEGMENT
-from serving.store.segments import read_segments
+from serving.store.sealed import Corrupt
+from serving.store.segments import Segment, read_segments
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,9 +32,21 @@ RUNS = """CREATE TABLE runs (run_id VARCHAR, tenant VARCHAR, dataset VARCHAR, cr
     price_as_of VARCHAR, usd_per_hour DECIMAL(24, 12), input_usd_per_mtok DECIMAL(24, 12),
     output_usd_per_mtok DECIMAL(24, 12))"""
 OVERHEADS = """CREATE TABLE overheads (run_id VARCHAR, kind VARCHAR, lane VARCHAR, seconds DOUBLE,
-    usd DECIMAL(24, 12))"""
-SEGMENTS = """CREATE TABLE segments (run_id VARCHAR, file VARCHAR, epoch INTEGER, sealed_unix_s DOUBLE, lane VARCHAR,
-    rows BIGINT, seconds DOUBLE, prefill_s_per_token DOUBLE, decode_s_per_token DOUBLE)"""
+    usd DECIMAL(24, 12), tokens BIGINT, engine VARCHAR)"""
+SEGMENTS = """CREATE TABLE segments (run_id VARCHAR, file VARCHAR, epoch INTEGER, chain VARCHAR, number INTEGER,
+    sealed_unix_s DOUBLE, lane VARCHAR, engine VARCHAR, rows BIGINT, seconds DOUBLE, prefill_s_per_token DOUBLE,
+    decode_s_per_token DOUBLE)"""
+SPILL = ".spill"  # where a query that is too large for its memory goes on, below the runs
+LOCKED_DOWN = (
+    "autoinstall_known_extensions = false",
+    "autoload_known_extensions = false",
+    "allow_community_extensions = false",
+    "memory_limit = '256MB'",
+    "max_temp_directory_size = '100GB'",
+    "threads = 2",
+    "enable_external_access = false",
+    "lock_configuration = true",
+)
 UNREADABLE = "CREATE TABLE unreadable (run_id VARCHAR, reason VARCHAR)"
 VIEW_SCHEMAS = {"requests": REQUESTS, "refusals": REFUSED, "pairs": PAIRS, "members": MEMBERS, "routes": ROUTES}
 
@@ -54,15 +68,17 @@ class Answer:
     rows: list[tuple[Any, ...]]
 
 
-def open_ledger(runs: Path) -> "duckdb.DuckDBPyConnection":
-    """All views, in memory: no lock, so it can be read while a run goes on. It reads below `runs`, nowhere else."""
+def open_ledger(runs: Path, only: Run | None = None) -> "duckdb.DuckDBPyConnection":
+    """All views, in memory: no lock, so it can be read while a run goes on. It reads the files of the runs, or those of
+    the `only` run that is asked about, and nothing else."""
     import duckdb
 
     ledger = duckdb.connect(":memory:")
-    _fill(ledger, runs)
-    # The order matters: once external access is off, no folder can be added.
-    ledger.execute("SET allowed_directories = $folders", {"folders": [str(runs.resolve()) + "/"]})
-    for setting in ("enable_external_access = false", "lock_configuration = true"):
+    listed = _fill(ledger, runs, only)
+    # The order matters: once external access is off no file can be added, and at last no setting can be changed.
+    ledger.execute("SET allowed_paths = $files", {"files": listed})
+    ledger.execute("SET temp_directory = $spill", {"spill": str(runs.resolve() / SPILL)})
+    for setting in LOCKED_DOWN:
         ledger.execute(f"SET {setting}")
     return ledger
 
@@ -71,13 +87,13 @@ def write_ledger(runs: Path) -> Path:
     """The same views as a file that any DuckDB client can open; made anew only where the runs have changed."""
     import duckdb
 
-    file, aside = runs / FILE, runs / f".{FILE}.{os.getpid()}.writing"
+    file, aside = runs / FILE, runs / f".{FILE}.{os.getpid()}{WRITING}"
     state = _state(runs)
     if file.exists() and _state_of(file) == state:
         return file
     aside.unlink(missing_ok=True)
     with duckdb.connect(str(aside)) as ledger:
-        _fill(ledger, runs)
+        _fill(ledger, runs, None)
         ledger.execute("CREATE TABLE ledger_state AS SELECT $state AS state", {"state": state})
     aside.replace(file)
     sync_folder(runs)
@@ -113,10 +129,12 @@ def _named(name: str, sql: str) -> NamedQuery:
     return NamedQuery(name, sql.splitlines()[0].removeprefix("--").strip(), sql)
 
 
-def _fill(ledger: "duckdb.DuckDBPyConnection", runs: Path) -> None:
+def _fill(ledger: "duckdb.DuckDBPyConnection", runs: Path, only: Run | None) -> list[str]:
+    """Make all tables and views; returns the files that they read."""
+    ledger.execute("SET enable_progress_bar = false")  # a receipt goes to files and pipes as well
     for statement in (RUNS, OVERHEADS, SEGMENTS, UNREADABLE):
         ledger.execute(statement)
-    known = all_runs(runs) if runs.exists() else []
+    known = [only] if only else all_runs(runs) if runs.exists() else []
     parts: dict[str, list[tuple[str, str]]] = {view: [] for view in VIEW_SCHEMAS}
     for run in known:
         try:
@@ -124,7 +142,7 @@ def _fill(ledger: "duckdb.DuckDBPyConnection", runs: Path) -> None:
             _add_run(ledger, run)
             for view, file in found:
                 parts[view].append((run.run_id, file))
-        except Corrupt as fault:  # one damaged run must not hide the others; `gristmill verify` is loud about it
+        except Corrupt as fault:  # what it holds is not counted, and whoever asks is told
             _drop_run(ledger, run)
             ledger.execute("INSERT INTO unreadable VALUES (?, ?)", (run.run_id, str(fault)))
     for view, schema in VIEW_SCHEMAS.items():
@@ -132,6 +150,7 @@ def _fill(ledger: "duckdb.DuckDBPyConnection", runs: Path) -> None:
     listed = ledger.execute("SELECT run_id, file FROM segments").fetchall()
     _make_view(ledger, "settled", SEGMENT, listed)
     ledger.execute(files("serving.store").joinpath("views.sql").read_text(encoding="utf-8"))
+    return [file for view in (*parts.values(), listed) for _, file in view]
 
 
 def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
@@ -145,18 +164,22 @@ def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
         *models, figures["rows"], admitted.rows("refusals") if admitted else None, price["source"], price["as_of"],
         price["usd_per_hour"], price["input_usd_per_mtok"], price["output_usd_per_mtok"],
     )  # fmt: skip
-    ledger.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(row))})", row)
-    for line in _overheads(run):
-        ledger.execute("INSERT INTO overheads VALUES (?, ?, ?, ?, ?)", (run.run_id, *line.values()))
-    for segment in read_segments(run.segments):
-        figure = segment.facts
-        if not segment.table.exists():
-            raise Corrupt(f"{segment.table}: missing; its manifest lists {figure['rows']} rows")
-        place = (run.run_id, str(segment.table.resolve()), segment.epoch, figure["sealed_unix_s"])
+    _insert(ledger, "runs", row)
+    segments = read_segments(run.segments)
+    for line in _overheads(run, segments):
+        _insert(ledger, "overheads", (run.run_id, *line.values()))
+    for segment in segments:
+        segment.witness.check(segment.table)
+        figure, name = segment.facts, segment.name
+        place = (run.run_id, str(segment.table.resolve()), name.epoch, name.chain, name.number, figure["sealed_unix_s"])
         rates = figure["rates"] or {}
         measured = (rates.get("prefill_s_per_token"), rates.get("decode_s_per_token"))
-        sealed = (*place, figure["lane"], figure["rows"], figure["seconds"], *measured)
-        ledger.execute(f"INSERT INTO segments VALUES ({', '.join('?' * len(sealed))})", sealed)
+        did = (figure["lane"], figure["engine"], figure["rows"], figure["seconds"])
+        _insert(ledger, "segments", (*place, *did, *measured))
+
+
+def _insert(ledger: "duckdb.DuckDBPyConnection", table: str, row: tuple[Any, ...]) -> None:
+    ledger.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
 
 def _drop_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
@@ -164,22 +187,21 @@ def _drop_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
         ledger.execute(f"DELETE FROM {table} WHERE run_id = ?", [run.run_id])
 
 
-def _overheads(run: Run) -> Iterator[dict[str, Any]]:
+def _overheads(run: Run, segments: list[Segment]) -> Iterator[dict[str, Any]]:
     collapsed = read_manifest(run.collapsed)
     if collapsed is not None:
         yield from collapsed.figures["overheads"]
-    for segment in read_segments(run.segments):
+    for segment in segments:
         yield from (asdict(line) for line in segment.overheads)
 
 
 def _part_files(run: Run) -> Iterator[tuple[str, str]]:
     for stage in run.stages:
         manifest = read_manifest(stage)
-        for view in VIEW_SCHEMAS:
-            for file in manifest.files(view) if manifest else []:
-                if not file.exists():
-                    raise Corrupt(f"{file}: missing; its manifest lists it")
-                yield view, str(file.resolve())
+        for part in manifest.parts if manifest else []:
+            file = stage.parent / part.name
+            part.witness.check(file)
+            yield part.table, str(file.resolve())
 
 
 def _make_view(ledger: "duckdb.DuckDBPyConnection", view: str, schema: pa.Schema, parts: list[tuple[str, str]]) -> None:

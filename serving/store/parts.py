@@ -1,6 +1,5 @@
-"""A stage's tables: Parquet parts, then a manifest that is written last and names each with its sha256."""
+"""A stage's tables: Parquet parts, then a manifest that is written last and vouches for each."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,28 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serving.digest import sha256_of
-from serving.store.durable import make_folder, write_json, write_parquet
+from serving.store.durable import drop_unfinished, make_folder, remove
+from serving.store.sealed import Corrupt, read_sealed, write_sealed
+from serving.store.tables import read_table, write_table
+from serving.store.witness import Witness
 
 ROWS_PER_PART = 10_000
+BYTES_PER_PART = 32 * 2**20  # of text: a few long prompts fill a part as well as many short ones
 
 
-class Corrupt(RuntimeError):
-    """A file of a run is not what its manifest says. Names the file, what was expected and what was found."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    name: str
+    table: str
+    rows: int
+    witness: Witness
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> "Part":
+        return cls(facts["name"], facts["table"], facts["rows"], Witness.from_facts(facts))
+
+    def to_facts(self) -> dict[str, Any]:
+        return {"name": self.name, "table": self.table, "rows": self.rows, **self.witness.to_facts()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +37,7 @@ class Manifest:
     """What a stage left behind: its parts and its own figures. Its existence means that the stage is complete."""
 
     file: Path
-    parts: list[dict[str, Any]]  # name, table, rows, sha256
+    parts: list[Part]
     figures: dict[str, Any]
 
     @property
@@ -32,22 +45,21 @@ class Manifest:
         return self.file.parent
 
     def files(self, table: str) -> list[Path]:
-        return [self.folder / part["name"] for part in self.parts if part["table"] == table]
+        return [self.folder / part.name for part in self.parts if part.table == table]
 
     def rows(self, table: str) -> int:
-        return sum(part["rows"] for part in self.parts if part["table"] == table)
+        return sum(part.rows for part in self.parts if part.table == table)
+
+    def tables(self, table: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """One table part by part, in order."""
+        for file in self.files(table):
+            yield read_table(file, columns)
 
     def read(self, table: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The whole of one table, all parts in order."""
-        names = columns or schema.names
-        tables = [pq.read_table(file, columns=names, partitioning=None) for file in self.files(table)]
-        wanted = pa.schema([schema.field(name) for name in names])
-        return pa.concat_tables([part.cast(wanted) for part in tables]) if tables else wanted.empty_table()
-
-    def iterate(self, table: str) -> Iterator[dict[str, Any]]:
-        """One table row by row, one part in memory at a time."""
-        for file in self.files(table):
-            yield from pq.read_table(file, partitioning=None).to_pylist()
+        wanted = pa.schema([schema.field(name) for name in columns or schema.names])
+        tables = [part.cast(wanted) for part in self.tables(table, wanted.names)]
+        return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 
 class PartWriter:
@@ -55,62 +67,69 @@ class PartWriter:
 
     def __init__(self, folder: Path, stage: str, schemas: dict[str, pa.Schema]) -> None:
         make_folder(folder)
+        drop_unfinished(folder)
+        for part in folder.glob(f"{stage}-*.parquet"):  # of a try that was broken off before its manifest
+            remove(part)
         self._folder = folder
         self._stage = stage
         self._schemas = schemas
         self._waiting: dict[str, list[dict[str, Any]]] = {table: [] for table in schemas}
-        self._parts: list[dict[str, Any]] = []
+        self._waiting_bytes = dict.fromkeys(schemas, 0)
+        self._parts: list[Part] = []
 
     def add(self, table: str, row: dict[str, Any]) -> None:
         waiting = self._waiting[table]
         waiting.append(row)
-        if len(waiting) >= ROWS_PER_PART:
-            self._write(table)
+        self._waiting_bytes[table] += sum(len(value) for value in row.values() if isinstance(value, (str, tuple)))
+        if len(waiting) >= ROWS_PER_PART or self._waiting_bytes[table] >= BYTES_PER_PART:
+            self._write_waiting(table)
 
     def extend(self, table: str, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
             self.add(table, row)
 
+    def add_table(self, table: str, rows: pa.Table) -> None:
+        """Many rows at once, after those that were added before."""
+        self._write_waiting(table)
+        for start in range(0, rows.num_rows, ROWS_PER_PART):
+            self._write(table, rows.slice(start, ROWS_PER_PART).cast(self._schemas[table]))
+
     def finish(self, figures: dict[str, Any]) -> Manifest:
         for table in self._schemas:
-            self._write(table)
+            self._write_waiting(table)
         file = self._folder / f"{self._stage}.json"
-        write_json(file, {"parts": self._parts, "figures": figures})
+        write_sealed(file, {"parts": [part.to_facts() for part in self._parts], "figures": figures})
         return Manifest(file, self._parts, figures)
 
-    def _write(self, table: str) -> None:
-        rows = self._waiting[table]
-        if not rows:
-            return
-        number = sum(part["table"] == table for part in self._parts)
+    def _write_waiting(self, table: str) -> None:
+        if rows := self._waiting[table]:
+            self._write(table, pa.Table.from_pylist(rows, self._schemas[table]))
+            rows.clear()
+            self._waiting_bytes[table] = 0
+
+    def _write(self, table: str, rows: pa.Table) -> None:
+        number = sum(part.table == table for part in self._parts)
         name = f"{self._stage}-{table}-{number:05}.parquet"
-        sha256 = write_parquet(self._folder / name, pa.Table.from_pylist(rows, self._schemas[table]))
-        self._parts.append({"name": name, "table": table, "rows": len(rows), "sha256": sha256})
-        rows.clear()
+        self._parts.append(Part(name, table, rows.num_rows, write_table(self._folder / name, rows)))
 
 
 def read_manifest(file: Path) -> Manifest | None:
     """The manifest of a stage, or None where the stage has not completed."""
     if not file.exists():
         return None
+    found = read_sealed(file)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        parts = [{name: part[name] for name in ("name", "table", "rows", "sha256")} for part in found["parts"]]
-        return Manifest(file, parts, found["figures"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(f"{file}: not a manifest: {error}") from None
+        return Manifest(file, [Part.from_facts(part) for part in found["parts"]], found["figures"])
+    except (KeyError, TypeError) as error:
+        raise Corrupt(f"{file}: not a stage's manifest: {type(error).__name__} {error}") from None
 
 
 def verify_parts(manifest: Manifest) -> int:
     """Recompute every hash and count of a stage; returns the number of files that were checked."""
     for part in manifest.parts:
-        file = manifest.folder / part["name"]
-        if not file.exists():
-            raise Corrupt(f"{file}: missing; the manifest lists it with {part['rows']} rows")
-        found = sha256_of(file)
-        if found != part["sha256"]:
-            raise Corrupt(f"{file}: sha256 is {found}, the manifest says {part['sha256']}")
+        file = manifest.folder / part.name
+        part.witness.check(file)
         rows = pq.read_metadata(file).num_rows
-        if rows != part["rows"]:
-            raise Corrupt(f"{file}: {rows} rows, the manifest says {part['rows']}")
+        if rows != part.rows:
+            raise Corrupt(f"{file}: {rows} rows, the manifest says {part.rows}")
     return len(manifest.parts)

@@ -2,24 +2,26 @@
 
 import fcntl
 import hashlib
-import json
 import os
-import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from serving.records import canonical_json
-from serving.store.durable import make_folder, write_json
-from serving.store.parts import Corrupt, Manifest, read_manifest
-from serving.store.segments import SegmentWriter, next_epoch
+from serving.store import durable
+from serving.store.durable import WRITING, drop_unfinished, make_folder
+from serving.store.parts import Manifest, read_manifest
+from serving.store.sealed import Corrupt, read_sealed, write_sealed
+from serving.store.segments import read_segments
+from serving.store.writer import Writer, holder_of, take
 
-FORMAT = 1
+FORMAT = 2
 LOCK_TRIES, LOCK_WAIT_S = 10, 0.02
-FACTS = ("format", "job", "fingerprint", "input", "price", "created_unix_s")
+FACTS = ("format", "job", "fingerprint", "input", "models", "price", "created_unix_s")
 
 
 class RunHeld(RuntimeError):
@@ -39,19 +41,20 @@ class Run:
         return self.folder.name
 
     @property
+    def exists(self) -> bool:
+        return (self.folder / "run.json").exists()
+
+    @property
     def facts(self) -> dict[str, Any]:
-        """run.json: job, fingerprint, input, price, versions."""
+        """run.json: job, fingerprint, input, models, price, versions."""
         file = self.folder / "run.json"
-        try:
-            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise Corrupt(f"{file}: not JSON: {error}") from None
-        if isinstance(facts, dict) and facts.get("format", FORMAT) > FORMAT:
-            raise Corrupt(f"{file}: format {facts['format']}, this gristmill reads up to {FORMAT}; upgrade it")
-        if not isinstance(facts, dict) or (missing := [name for name in FACTS if name not in facts]):
-            raise Corrupt(
-                f"{file}: not a run.json; it lacks {', '.join(missing) if isinstance(facts, dict) else 'all'}"
-            )
+        facts = read_sealed(file)
+        if (found := facts.get("format")) != FORMAT:
+            older = isinstance(found, int) and found < FORMAT
+            way_out = "run its job again into another --runs" if older else "upgrade gristmill"
+            raise Corrupt(f"{file}: format {found}, this gristmill reads {FORMAT}; {way_out}")
+        if missing := [name for name in FACTS if name not in facts]:
+            raise Corrupt(f"{file}: not a run.json; it lacks {', '.join(missing)}")
         return facts
 
     # A stage's manifest: its existence means that the stage is complete.
@@ -76,8 +79,30 @@ class Run:
         return self.folder / "segments"
 
     @property
+    def meters(self) -> Path:
+        return self.folder / "meters"
+
+    @property
     def export(self) -> Path:
         return self.folder / "export"
+
+    def meter_file(self, engine: str) -> Path:
+        return self.meters / f"{engine}.meter"
+
+    def has_booked(self, engine: str) -> bool:
+        """True if a stage that is complete has booked what this engine spent."""
+        return any(line["engine"] == engine for line in self._stage_overheads())
+
+    def spent_usd(self) -> Decimal:
+        """All that is booked: every row's charge and every overhead."""
+        spent = sum((Decimal(line["usd"]) for line in self._stage_overheads()), Decimal(0))
+        for segment in read_segments(self.segments):
+            spent += Decimal(segment.facts["usd"]) + sum((line.usd for line in segment.overheads), Decimal(0))
+        return spent
+
+    def _stage_overheads(self) -> list[dict[str, Any]]:
+        manifest = read_manifest(self.collapsed)
+        return manifest.figures["overheads"] if manifest else []
 
     def stage(self, manifest_file: Path) -> Manifest:
         """What a completed stage left; raises Corrupt if it has not completed."""
@@ -87,76 +112,65 @@ class Run:
         return manifest
 
     @contextmanager
-    def writer(self) -> Iterator[SegmentWriter]:
-        """Hold the run as its only writer, under an epoch of its own.
+    def writer(self, take_over: bool = False, notes: Mapping[str, Any] | None = None) -> Iterator[Writer]:
+        """Hold the run as its only writer, under an epoch of its own, in whose record the notes are kept.
+
+        `take_over` puts a new lock in the place of the one that is held: for a holder that hangs, or that lives on
+        another machine which can no longer be asked. It finds out at its next step, and ends.
 
         Raises:
             RunHeld: another process holds it; the message says which.
         """
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        make_folder(self.folder)
+        descriptor = _open_lock(self.lock, take_over)
         try:
-            if not _lock(descriptor):
-                raise RunHeld(f"run {self.run_id} is being written by {self._holder()}; wait for it or stop it")
-            make_folder(self.segments)
-            lost_s = self._lost_s()
-            epoch = next_epoch(self.segments)
-            self._sign(descriptor, {"epoch": epoch, "pid": os.getpid(), "host": platform.node()})
-            yield SegmentWriter(self.segments, epoch, lost_s)
-            self._sign(descriptor, {})
+            if not _lock(descriptor) or not _is_lock(descriptor, self.lock):
+                raise RunHeld(
+                    f"run {self.run_id} is being written by {self._holder()}; wait for it or stop it, or if that cannot"
+                    " be, add --take-over"
+                )
+            os.utime(descriptor)  # the lock's time tells which run was worked on last
+            drop_unfinished(self.folder)
+            writer = take(self.segments, self.meters, notes or {})
+            yield writer
+            writer.end()
         finally:
             os.close(descriptor)
 
-    def _lost_s(self) -> float:
-        """How long a writer that was killed had worked since its last durable step: what its crash threw away."""
-        holder = self._signature()
-        last_beat = self.last_beat_unix_s()
-        if not holder or last_beat is None:
-            return 0.0
-        durable: list[float] = [
-            file.stat().st_mtime for file in (*self.stages, *self.segments.glob("*.json")) if file.exists()
-        ]
-        return max(0.0, last_beat - max(float(holder["since_unix_s"]), *durable, 0.0))
-
-    def beat(self) -> None:
-        """Note that the writer is alive: what a crash threw away is measured from the last beat."""
-        os.utime(self.folder / "lock")
-
-    def last_beat_unix_s(self) -> float | None:
-        lock = self.folder / "lock"
-        return lock.stat().st_mtime if lock.exists() else None
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
 
     def is_held(self) -> bool:
         """True while a live process writes this run; right at once after a kill, since the kernel drops the lock."""
-        lock = self.folder / "lock"
-        if not lock.exists():
+        if not self.lock.exists():
             return False
-        with lock.open("rb") as opened:
+        with self.lock.open("rb") as opened:
             try:
                 fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
         return False
 
-    def _sign(self, descriptor: int, holder: dict[str, Any]) -> None:
-        """Say in the lock who holds it; an empty signature says that the holder left in good order."""
-        signature = {**holder, "since_unix_s": round(time.time(), 3)} if holder else {}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(signature).encode(), 0)
-
-    def _signature(self) -> dict[str, Any]:
-        lock = self.folder / "lock"
-        try:
-            signature: dict[str, Any] = json.loads(lock.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return signature
+    def last_use_unix_s(self) -> float:
+        return self.lock.stat().st_mtime if self.lock.exists() else 0.0
 
     def _holder(self) -> str:
-        holder = self._signature()
-        if not holder:
+        holder = holder_of(self.segments)
+        if holder is None:
             return "another process"
-        since = time.strftime("%H:%M:%S", time.localtime(holder["since_unix_s"]))
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since_unix_s"]))
         return f"process {holder['pid']} on {holder['host']} since {since}"
+
+
+def _open_lock(lock: Path, take_over: bool) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    if not take_over:
+        return durable.DISK.open(lock, flags, 0o600)
+    aside = lock.with_name(f".lock.{os.getpid()}{WRITING}")
+    descriptor = durable.DISK.open(aside, flags | os.O_TRUNC, 0o600)
+    durable.DISK.rename(aside, lock)
+    return descriptor
 
 
 def _lock(descriptor: int) -> bool:
@@ -171,6 +185,14 @@ def _lock(descriptor: int) -> bool:
     return False
 
 
+def _is_lock(descriptor: int, lock: Path) -> bool:
+    """False if somebody put another lock in its place meanwhile, or took the run away."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock.stat())
+    except FileNotFoundError:
+        return False
+
+
 def make_run_id(dataset: str, fingerprint: dict[str, Any]) -> str:
     """A name that a person can tell apart, and that says exactly what ran."""
     stem = Path(dataset).name.split(".")[0] or "run"
@@ -178,13 +200,10 @@ def make_run_id(dataset: str, fingerprint: dict[str, Any]) -> str:
     return f"{readable}-{hashlib.sha256(canonical_json(fingerprint).encode()).hexdigest()[:12]}"
 
 
-def create_or_open(runs: Path, run_id: str, facts: dict[str, Any]) -> Run:
-    """The run of that id. A new one gets `facts` as its run.json; an old one keeps the run.json it has."""
-    run = Run(runs / run_id)
-    if not (run.folder / "run.json").exists():
-        make_folder(run.folder)
-        write_json(run.folder / "run.json", {"format": FORMAT, **facts})
-    return run
+def create(run: Run, facts: dict[str, Any]) -> None:
+    """Give the run its run.json, if it has none yet. The caller is its writer."""
+    if not run.exists:
+        write_sealed(run.folder / "run.json", {"format": FORMAT, **facts})
 
 
 def find_run(runs: Path, name: str) -> Run:
@@ -199,7 +218,7 @@ def find_run(runs: Path, name: str) -> Run:
     if not known:
         raise UnknownRun(f"no run in {runs}/ yet; `gristmill run JOB.toml` makes one")
     if name == "latest":
-        return max(known, key=lambda run: run.last_beat_unix_s() or 0)
+        return max(known, key=lambda run: (run.last_use_unix_s(), run.run_id))
     found = [run for run in known if run.run_id.startswith(name)]
     exact = [run for run in found if run.run_id == name]
     if len(exact or found) == 1:

@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from serving.store.finished import is_finished, verify_finished
-from serving.store.parts import Corrupt, read_manifest, verify_parts
+from serving.store.parts import read_manifest, verify_parts
 from serving.store.run import Run, make_run_id
 from serving.store.schemas import REQUESTS
-from serving.store.segments import read_rows, verify_segments
+from serving.store.sealed import Corrupt, read_sealed
+from serving.store.segments import journals, read_rows, read_segments, verify_segments
+from serving.store.writer import last_epoch, taken_file
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +31,53 @@ def verify(run: Run) -> Checked:
     vouched = verify_finished(run) if is_finished(run) else 0
     manifests = [manifest for stage in run.stages if (manifest := read_manifest(stage)) is not None]
     files = sum(verify_parts(manifest) for manifest in manifests)
-    segments, rows = verify_segments(run.segments)
+    writers = [read_sealed(taken_file(run.segments, epoch)) for epoch in range(1, last_epoch(run.segments) + 1)]
+    segments = verify_segments(run.segments)
+    rows = _verify_rows(run)
+    return Checked(1 + files + len(manifests) + len(writers) + segments + vouched, rows)
+
+
+def check_bytes(run: Run) -> None:
+    """That every table is the one that was written: asked before a run goes on from what they say.
+
+    Raises:
+        Corrupt: names the file, what was written and what was found.
+    """
+    for segment in read_segments(run.segments):
+        segment.witness.check(segment.table)
+    for stage in run.stages:
+        if (manifest := read_manifest(stage)) is not None:
+            for part in manifest.parts:
+                part.witness.check(manifest.folder / part.name)
+
+
+def _verify_rows(run: Run) -> int:
+    """Each settled row once, admitted before, and answered by a row that ran; all of them where a run is finished."""
+    settled = [_columns(table) for table in read_rows(run.segments, ["row", "answered_by"])]
+    rows = _joined([row for row, _ in settled])
+    unique, times = np.unique(rows, return_counts=True)
+    if len(unique) < len(rows):
+        raise Corrupt(f"{run.segments}: row {unique[times > 1][0]} is settled twice")
+    _all_in(_joined([by for _, by in settled]), unique, f"{run.segments}: row %s answered others, but is not settled")
     admitted = read_manifest(run.admitted)
-    if admitted is not None:
-        _count(run, admitted.rows("requests"), rows)
-    return Checked(files + 2 * segments + vouched, rows)
+    if admitted is None:
+        return len(rows)
+    requests = admitted.read("requests", REQUESTS, ["row"])["row"].to_numpy()
+    _all_in(unique, requests, f"{run.segments}: row %s is settled, but was never admitted")
+    if is_finished(run) and (len(rows) != len(requests) or journals(run.segments)):
+        raise Corrupt(f"{run.folder}: {len(rows)} rows are settled, {len(requests)} were admitted")
+    return len(rows)
 
 
-def _count(run: Run, requests: int, settled: int) -> None:
-    if settled > requests or (is_finished(run) and settled != requests):
-        raise Corrupt(f"{run.folder}: {settled} rows are settled, {requests} were admitted")
-    admitted = run.stage(run.admitted).read("requests", REQUESTS, ["row"])
-    known = set(admitted["row"].to_pylist())
-    for row in read_rows(run.segments, ["row"]):
-        if row["row"] not in known:
-            raise Corrupt(f"{run.segments}: row {row['row']} is settled, but was never admitted")
+def _all_in(rows: Rows, known: Rows, otherwise: str) -> None:
+    missing = rows[~np.isin(rows, known)]
+    if len(missing):
+        raise Corrupt(otherwise % missing[0])
+
+
+def _columns(table: pa.Table) -> tuple[Rows, Rows]:
+    return table["row"].to_numpy(), table["answered_by"].to_numpy()
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

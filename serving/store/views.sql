@@ -5,13 +5,14 @@ CREATE VIEW rows AS
 SELECT settled.* EXCLUDE (file_of_part), sealed_unix_s
 FROM settled JOIN segments ON settled.run_id = segments.run_id AND file_of_part = segments.file;
 
--- The rates of a lane: those of its last segment, which sum over all steps of the engine that wrote it. An engine that
+-- The rates of a lane: those of its last segment, which sum over all steps of the engine that wrote it. Last by the
+-- numbers that writers give, not by a clock, which can be set back. An engine that
 -- does not show its steps, such as a server, has one rate for every token: its time over its tokens.
 CREATE VIEW lane_rates AS
 WITH shown AS (
     SELECT run_id, lane,
-           arg_max(prefill_s_per_token, sealed_unix_s) AS prefill_s_per_token,
-           arg_max(decode_s_per_token, sealed_unix_s) AS decode_s_per_token
+           arg_max(prefill_s_per_token, (epoch, number)) AS prefill_s_per_token,
+           arg_max(decode_s_per_token, (epoch, number)) AS decode_s_per_token
     FROM segments WHERE prefill_s_per_token IS NOT NULL GROUP BY ALL
 ), average AS (
     SELECT run_id, lane,
@@ -53,6 +54,11 @@ LEFT JOIN (SELECT run_id, sum(usd) AS rows_usd, count(*) FILTER (outcome = 'answ
                   count(*) FILTER (outcome = 'failed') AS failed
            FROM rows GROUP BY run_id) USING (run_id)
 LEFT JOIN (SELECT run_id, sum(usd) AS overhead_usd FROM overheads GROUP BY run_id) USING (run_id);
+
+-- What was spent and has no settled row to show for it: engine time in which nothing was finished, and tokens that were
+-- computed and thrown away when an engine stopped, died or was killed.
+CREATE VIEW waste AS
+SELECT run_id, lane, engine, seconds, tokens, usd FROM overheads WHERE kind = 'waste';
 
 -- What each settled row would have cost in the full lane, alone: an estimate at the rates that the full lane showed in
 -- this run. Null where the full lane did not run.

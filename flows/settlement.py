@@ -1,0 +1,202 @@
+"""From finished requests to settled rows: what each cost, who else it answers, and durable together."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
+
+from flows.members import Member, Members
+from flows.open import Work
+from optimizer.cost import share_out, usd_of_time, usd_of_tokens
+from serving.records import (
+    Charge,
+    Completion,
+    Engine,
+    EngineDied,
+    Lane,
+    Outcome,
+    Overhead,
+    Request,
+    Settled,
+    Source,
+    Usage,
+)
+from serving.store.durable import remove
+from serving.store.meter import Meter, Spent
+from serving.store.segments import Chain, Span
+
+COMMIT_ROWS = 256  # rows that become durable with one fsync, some 4 ms
+COMMIT_S = 1.0  # and no finished row waits longer than this to be durable
+SEAL_ROWS = 4096  # rows of a segment: few files, each of a size that reads well
+SEAL_S = 30.0  # and no row waits longer than this to be seen in the ledger
+LEAST_WASTE_S = 0.1  # less than this since the last commit is the engine's own ending
+
+
+Finished = tuple[Completion, list[Member]]  # and the rows that it answers
+
+
+@dataclass(slots=True)
+class Settlement:
+    """Collects finished requests and settles them with their charges, and with every row that shares the answer."""
+
+    work: Work
+    lane: Lane
+    engine: Engine
+    meter: Meter
+    members: Members
+    overheads: list[Overhead]
+    _in_flight: set[int] = field(default_factory=set)
+    _waiting: list[Finished] = field(default_factory=list)
+    _settled: Spent = field(default_factory=Spent)
+    _fed_all: bool = False
+    _failed: bool = False
+    _committed_at: float = field(default_factory=time.monotonic)
+    _sealed_at: float = field(default_factory=time.monotonic)
+
+    def fed(self, requests: Iterator[Request]) -> Iterator[Request]:
+        """The same requests, remembered: the engine is held to its promise to answer each of them once."""
+        for request in requests:
+            self._in_flight.add(request.row)
+            yield request
+        self._fed_all = True
+
+    @property
+    def complete(self) -> bool:
+        """True if the engine took every request and answered it."""
+        return self._fed_all and not self._in_flight
+
+    def add(self, completion: Completion) -> int:
+        """Take one finished request; returns how many rows it answers."""
+        if completion.row not in self._in_flight:
+            raise EngineDied(f"the engine answered row {completion.row}, which it was not asked, or was asked once")
+        self._in_flight.remove(completion.row)
+        self.work.limits.reserve(completion.row, usd_of_usage(self.work, completion.usage))
+        members = self._served_by(completion)
+        self._waiting.append((completion, members))
+        if len(self._waiting) >= COMMIT_ROWS or time.monotonic() - self._committed_at >= COMMIT_S:
+            self.commit()
+        return len(members)
+
+    def commit(self) -> None:
+        """One durable step: the rows, what they cost, and the overheads that came before them."""
+        self._failed = True  # until it is durable: what could not be committed once stays open, and is not tried again
+        span = self._span()
+        if self._chain.waiting_rows + len(span.rows) >= SEAL_ROWS or time.monotonic() - self._sealed_at >= SEAL_S:
+            self._chain.seal(span)
+            self._sealed_at = time.monotonic()
+        else:
+            self._chain.commit(span)
+        self._booked(span)
+        self._failed = False
+
+    def finish(self) -> None:
+        """Settle and seal what is left, and book what the engine spent beyond it."""
+        if self._failed:
+            return
+        span = self._span()
+        lost = self._lost()
+        seconds = 0.0 if span.rows else self.work.limits.lap()
+        if lost or seconds > LEAST_WASTE_S:
+            span.overheads.append(waste(self.work, self.meter.name, self.lane.name, seconds, lost))
+        span = replace(span, closes=(self.meter.name,))
+        if span.rows or span.overheads or self._chain.waiting_rows:
+            self._chain.seal(span)
+            self._booked(span)
+        remove(self.meter.path)
+
+    @property
+    def _chain(self) -> Chain:
+        return self.work.writer.chain(self.lane.name)
+
+    def _span(self) -> Span:
+        """What was finished since the last one, with its share of the time. Time without a row is left running."""
+        waiting, self._waiting = self._waiting, []
+        overheads, self.overheads = self.overheads, []
+        self._committed_at = time.monotonic()
+        rates = self.engine.rates
+        seconds = self.work.limits.lap() if waiting else 0.0
+        charges = share_out(seconds, self.work.price, [completion.usage for completion, _ in waiting], rates)
+        rows = [
+            row for finished, charge in zip(waiting, charges, strict=True) for row in self._settle(finished, charge)
+        ]
+        self.work.limits.release(completion.row for completion, _ in waiting)
+        return Span.of(
+            rows,
+            overheads,
+            lane=self.lane.name,
+            engine=self.meter.name,
+            seconds=seconds,
+            rates=asdict(rates) if rates else None,
+        )
+
+    def _booked(self, span: Span) -> None:
+        self.work.limits.spend(sum((row["usd"] for row in span.rows), Decimal(0)))
+        self.work.limits.spend(sum((line.usd for line in span.overheads), Decimal(0)))
+        ran = [row for row in span.rows if row["source"] == Source.ENGINE.value]
+        self._settled = Spent(
+            0.0,
+            self._settled.prompt_tokens + sum(row["prompt_tokens"] - row["cached_tokens"] for row in ran),
+            self._settled.completion_tokens + sum(row["completion_tokens"] for row in ran),
+        )
+
+    def _lost(self) -> int:
+        """Tokens that the engine computed for requests that it was not let finish."""
+        if not self._in_flight:
+            return 0
+        spent = self.meter.read()
+        prompt_tokens = spent.prompt_tokens - self._settled.prompt_tokens
+        return max(0, prompt_tokens) + max(0, spent.completion_tokens - self._settled.completion_tokens)
+
+    def _served_by(self, completion: Completion) -> list[Member]:
+        """Who shares this answer. Equal requests share a failure too; a near-duplicate gets a try of its own."""
+        members = self.members.served_by(completion.row)
+        if not members:  # a near-duplicate whose representative failed, now run itself
+            return [self.members.named(completion.row, Source.ENGINE)]
+        return [member for member in members if member.source is not Source.SEMANTIC] if completion.failure else members
+
+    def _settle(self, finished: Finished, charge: Charge) -> Iterator[Settled]:
+        completion, members = finished
+        for member in members:
+            run_here = member.row == completion.row
+            yield Settled(
+                row=member.row,
+                custom_id=member.custom_id,
+                endpoint=member.endpoint,
+                outcome=Outcome.FAILED if completion.failure else Outcome.ANSWERED,
+                lane=self.lane.name,
+                model=self.lane.model,
+                source=member.source,
+                answered_by=completion.row,
+                choices=completion.choices,
+                usage=completion.usage,
+                charge=charge if run_here else Charge(0.0, Decimal(0)),
+                failure=completion.failure,
+                prefill_s=completion.prefill_s if run_here else None,
+                decode_s=completion.decode_s if run_here else None,
+            )
+
+
+def book_the_past(work: Work) -> None:
+    """What was spent before now; and what a killed process spent and lost, which becomes a line of its own."""
+    for loss in work.writer.losses:
+        tokens = loss.spent.prompt_tokens + loss.spent.completion_tokens
+        worth_a_line = tokens or loss.spent.seconds > LEAST_WASTE_S
+        lines = [waste(work, loss.engine, loss.lane, loss.spent.seconds, tokens)] if worth_a_line else []
+        close(work, loss.engine, loss.lane, [] if work.run.has_booked(loss.engine) else lines)
+    work.limits.spend(work.run.spent_usd())
+
+
+def close(work: Work, engine: str, lane: str, lines: list[Overhead]) -> None:
+    """Book what an engine spent beside settled rows, and close its meter."""
+    if lines:
+        work.writer.chain("house").seal(Span.of([], lines, lane=lane, engine=engine, closes=(engine,)))
+    remove(work.run.meter_file(engine))
+
+
+def waste(work: Work, engine: str, lane: str, seconds: float, tokens: int) -> Overhead:
+    return Overhead("waste", lane, round(seconds, 6), usd_of_time(work.price, seconds), tokens, engine)
+
+
+def usd_of_usage(work: Work, usage: Usage) -> Decimal:
+    """What the tokens cost where tokens are billed; engine time is billed by the span."""
+    return Decimal(0) if work.price.bills_time else usd_of_tokens(work.price, usage)
