@@ -21,12 +21,13 @@ SAMPLE := datasets/sample/prompts.jsonl
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup batch test check bench lock clean
+.PHONY: help setup batch test test-faults check bench lock clean
 
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
 	echo "make batch   answer the sample dataset; JOB=path/to/job.toml runs any job"
 	echo "make test    all tests that need no GPU (some four minutes on two cores)"
+	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
 	echo "make check   format, lint, types"
 	echo "make bench   measure this machine: full and INT8 lane, one run"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
@@ -37,7 +38,12 @@ batch: setup
 	$(BIN)/gristmill run $(JOB) --prefect
 
 test: setup $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not faults"
+
+# Needs gcc for the shim that makes system calls fail; KILLS=3000 is the long form of the random kills.
+KILLS ?= 200
+test-faults: setup $(VENV)/.ready-dev
+	GRISTMILL_KILLS=$(KILLS) $(BIN)/python -m pytest -q -rA -m faults --show-capture=no tests/faults
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.costs import costs
+from serving.store.segments import durable_outcomes, read_segments
 
 COMMAND = str(Path(sys.executable).parent / "gristmill")
 ONE_DOLLAR_A_SECOND = 3600
@@ -64,7 +65,7 @@ class Place:
     def prompts(self, values: list[Any], name: str = "prompts.jsonl") -> None:
         self.write(name, "".join(json.dumps(value) + "\n" for value in values))
 
-    def gristmill(self, *arguments: str, **environment: str) -> Done:
+    def gristmill(self, *arguments: str, limit_s: float = LIMIT_S, **environment: str) -> Done:
         began = time.monotonic()
         done = subprocess.run(
             [COMMAND, *arguments],
@@ -72,7 +73,7 @@ class Place:
             env=_environment() | environment,
             capture_output=True,
             encoding="utf-8",
-            timeout=LIMIT_S,
+            timeout=limit_s,
         )
         return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
@@ -99,12 +100,13 @@ class Place:
     @property
     def segments(self) -> list[Path]:
         """The manifests of sealed segments of all runs."""
-        return sorted((self.folder / "runs").glob("*/segments/*.json"))
+        folders = (run / "segments" for run in self.runs)
+        return [segment.manifest for folder in folders for segment in read_segments(folder)]
 
     @property
     def durable_rows(self) -> int:
-        """How many rows the sealed segments of all runs hold."""
-        return sum(json.loads(manifest.read_text(encoding="utf-8"))["rows"] for manifest in self.segments)
+        """How many rows of all runs are durable: in sealed segments, and in journals."""
+        return sum(durable_outcomes(run / "segments").total() for run in self.runs)
 
     @property
     def results(self) -> list[dict[str, Any]]:

@@ -138,6 +138,34 @@ def test_costs_can_be_asked_while_a_run_writes(place: Place, tmp_path: Path) -> 
     assert (done.code, done.err) == (0, "")
 
 
+@pytest.fixture
+def damaged(place: Place, tmp_path: Path) -> tuple[Place, Path]:
+    """A sound run, a copy of it with one flipped bit, and the file that has it."""
+    copy = Place(tmp_path)
+    shutil.copytree(place.folder, copy.folder, dirs_exist_ok=True)
+    other = Path(shutil.copytree(copy.only_run, copy.folder / "runs" / "other"))
+    (table,) = other.glob("segments/0001-full-*.parquet")
+    content = bytearray(table.read_bytes())
+    content[len(content) // 2] ^= 1
+    table.write_bytes(content)
+    return copy, table
+
+
+def test_no_figure_is_printed_while_a_run_is_damaged(damaged: tuple[Place, Path]) -> None:
+    done = damaged[0].gristmill("costs", "by-run")
+    assert (done.code, done.out) == (4, "")
+    assert str(damaged[1].relative_to(damaged[0].folder)) in one_line(done.err)
+    assert "--leave-out-damaged" in one_line(done.err)
+
+
+def test_a_damaged_run_can_be_left_out_and_is_named(damaged: tuple[Place, Path]) -> None:
+    sql = "SELECT count(*) AS rows FROM rows"
+    done = damaged[0].gristmill("costs", "--leave-out-damaged", "--format", "json", "--sql", sql)
+    assert (done.code, json.loads(done.out)) == (0, [{"rows": 4}])  # those of the sound run
+    assert "run other is left out: " in one_line(done.err)
+    assert str(damaged[1].relative_to(damaged[0].folder)) in one_line(done.err)
+
+
 def test_money_adds_up_across_tables(place: Place) -> None:
     (total,) = place.ask(
         "SELECT (SELECT sum(usd) FROM bills) AS bills,"

@@ -4,12 +4,14 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import LIMIT_S, Place, digests, kill, one_line, rows, wait_until
+from serving.store.segments import journals
+from tests.cli.command import LIMIT_S, Place, digests, kill, one_line, read_jsonl, rows, wait_until
 
 SLOW = ("--set", "engine.echo_s=0.02")
 PROMPTS = 150  # three seconds of work at that pace
@@ -37,9 +39,10 @@ def all_answered(place: Place) -> bool:
     return place.answers() == {f"id-{number}": f"prompt number {number}" for number in range(PROMPTS)}
 
 
-def test_a_scheduler_that_ends_a_run_is_told_130_too(slow: Place) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_a_run_in_good_order_is_told_130_too(slow: Place, number: signal.Signals) -> None:
     process = started(slow)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130
     assert 0 < slow.durable_rows < PROMPTS
@@ -88,17 +91,36 @@ def test_a_second_writer_is_told_who_holds_the_run(slow: Place) -> None:
     assert slow.only_run.name in said
 
 
+def test_a_holder_that_hangs_is_superseded_and_finds_out_when_it_wakes(slow: Place) -> None:
+    hanging = started(slow)
+    hanging.send_signal(signal.SIGSTOP)
+    assert slow.run().code == 2
+    taken = slow.run("--take-over")
+    hanging.send_signal(signal.SIGCONT)
+    _, err = hanging.communicate(timeout=LIMIT_S)
+    assert (taken.code, hanging.returncode) == (0, 6)
+    assert "was taken over by process" in err.splitlines()[-1]
+    assert all_answered(slow)
+    assert slow.gristmill("verify").code == 0
+
+
+PACE = ("--set", "engine.echo_s=0.002", "--set", "engine.echo_audit=spent.jsonl")
+
+
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A run that was ended by SIGKILL between its first segment and its last row."""
+    """A run with sealed segments, of a process that was stopped, and rows in a journal, of one that SIGKILL ended."""
     place = Place(tmp_path_factory.mktemp("killed"))
     place.job()
     place.prompts(rows(1000))
-    process = place.start("--set", "engine.echo_s=0.002")
-    wait_until(lambda: len(place.segments) >= 1, process)
-    time.sleep(0.2)  # some rows that no segment has yet
-    kill(process)
+    for stop in (lambda process: (process.send_signal(signal.SIGINT), process.communicate(timeout=LIMIT_S)), kill):
+        before = place.durable_rows
+        process = place.start("--quiet", *PACE)
+        wait_until(lambda: place.durable_rows > before, process)  # noqa: B023
+        time.sleep(0.2)  # some rows that are not durable yet
+        stop(process)
     assert len(place.segments) >= 1
+    assert sum(1 for _ in journals(place.only_run / "segments")) == 1
     return place
 
 
@@ -107,6 +129,11 @@ def test_right_after_a_kill_the_status_is_stopped(killed: Place) -> None:
     assert (done.code, done.err) == (0, "")
     assert "stopped; run its job again to resume it" in done.out
     assert done.wall_s < 2.0  # one second by design; another for a busy machine
+
+
+def test_the_status_counts_what_is_durable_though_no_segment_has_it_yet(killed: Place) -> None:
+    assert 0 < killed.durable_rows < 1000
+    assert f"rows in 1000 = {killed.durable_rows} answered" in killed.gristmill("status").out
 
 
 def test_a_killed_run_verifies(killed: Place) -> None:
@@ -122,18 +149,34 @@ def test_a_killed_run_can_be_exported_with_its_open_rows_as_expired(killed: Plac
 
 def test_a_killed_run_resumes_with_no_row_lost_or_twice_and_its_waste_shown(killed: Place, tmp_path: Path) -> None:
     place = copied(killed, tmp_path)
-    before = {name: digest for name, digest in digests(place.only_run).items() if name.startswith("segments/w0001")}
-    done = place.run()
+    before = {name: digest for name, digest in digests(place.only_run).items() if name.startswith("segments/0001-")}
+    done = place.run(*PACE)
     assert done.code == 0
     assert place.answers() == {f"id-{number}": f"prompt number {number}" for number in range(1000)}
-    # Some 0.2 s passed between the first segment and the kill; at a dollar a second that is money.
-    (waste,) = place.ask("SELECT sum(seconds) AS seconds, sum(usd)::DOUBLE AS usd FROM overheads WHERE kind = 'waste'")
+    # Some 0.2 s passed between the last commit and the kill; at a dollar a second that is money.
+    (waste,) = place.ask("SELECT sum(seconds) AS seconds, sum(usd)::DOUBLE AS usd FROM waste")
     assert 0.05 < waste["seconds"] < 2.0
     assert waste["usd"] == pytest.approx(waste["seconds"], rel=1e-4)
     assert "waste" in done.out
     assert place.gristmill("verify").code == 0
     after = digests(place.only_run)
-    assert {name: after[name] for name in before if not name.endswith(".writing")} == before
+    assert before
+    assert {name: after[name] for name in before} == before
+
+
+def test_every_token_that_a_killed_run_ever_spent_is_in_a_row_or_in_waste(killed: Place, tmp_path: Path) -> None:
+    place = copied(killed, tmp_path)
+    durable = place.durable_rows
+    place.run(*PACE)
+    spent = read_jsonl(place.folder / "spent.jsonl")
+    (booked,) = place.ask(
+        "SELECT (SELECT sum(prompt_tokens + completion_tokens) FROM rows WHERE source = 'engine')"
+        " + (SELECT sum(tokens) FROM waste) AS tokens, (SELECT sum(tokens) FROM waste) AS wasted"
+    )
+    assert int(booked["tokens"]) == sum(line["prompt_tokens"] + line["completion_tokens"] for line in spent)
+    assert int(booked["wasted"]) > 0
+    times = Counter(line["custom_id"] for line in spent)
+    assert sum(1 for count in times.values() if count == 1) >= durable  # what was durable was not run again
 
 
 def test_a_kill_during_the_first_answer_is_wasted_time_too(place: Place) -> None:

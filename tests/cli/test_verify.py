@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.store.parts import Corrupt
 from serving.store.run import Run
+from serving.store.sealed import Corrupt
 from serving.store.verify import verify
 from tests.cli.command import Place, digests, one_line, row, rows
 
@@ -15,7 +15,7 @@ FILES = (
     "admitted/admit-refusals-00000.parquet",
     "decisions/collapse-members-00000.parquet",
     "decisions/route-routes-00000.parquet",
-    "segments/w0001-000000.parquet",
+    "segments/0001-full-000000.parquet",
 )
 
 
@@ -76,7 +76,7 @@ def test_a_missing_table_is_found(copy: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"rows": 21, "sha', "{}", "[]", "null"], ids=["cut short", "empty", "list", "null"])
-@pytest.mark.parametrize("name", ["segments/w0001-000000.json", "admitted/admit.json", "run.json"])
+@pytest.mark.parametrize("name", ["segments/0001-full-000000.json", "admitted/admit.json", "run.json"])
 def test_a_manifest_that_is_not_one_is_found(copy: Place, name: str, text: str) -> None:
     (copy.only_run / name).write_text(text, encoding="utf-8")
     with pytest.raises(Corrupt, match=name):
@@ -86,7 +86,7 @@ def test_a_manifest_that_is_not_one_is_found(copy: Place, name: str, text: str) 
 # What a run is billed by, what it was billed, what its user takes away: (file, what stands there, what is put there).
 CHANGED = {
     "the price": ("run.json", '"usd_per_hour": "3600"', '"usd_per_hour": "3601"'),
-    "an overhead": ("segments/w0001-000000.json", '"kind": "start_up"', '"kind": "start_op"'),
+    "an overhead": ("segments/0001-full-000000.json", '"kind": "start_up"', '"kind": "start_op"'),
     "an answer": ("export/results.jsonl", "prompt number 7", "prompt number 8"),
 }
 

@@ -9,6 +9,7 @@ import pytest
 
 from flows.costs import costs
 from serving.store.ledger import BadQuery, named_queries
+from serving.store.sealed import Corrupt
 
 
 @pytest.mark.parametrize("name", named_queries())
@@ -90,3 +91,28 @@ def test_a_cell_that_looks_like_a_formula_stays_text(tmp_path: Path, cell: str) 
 
 def test_a_negative_number_stays_a_number(tmp_path: Path) -> None:
     assert costs(tmp_path, None, "SELECT -0.5 AS saved", "csv").splitlines()[1] == "-0.5"
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """A folder of runs of which one cannot be read."""
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").write_text("{")
+    return tmp_path
+
+
+def test_no_figure_is_given_while_a_run_is_damaged(damaged: Path) -> None:
+    words = r"bad/run\.json: .* do not end in a seal.*; move that run away, or leave it out with --leave-out-damaged"
+    with pytest.raises(Corrupt, match=words):
+        costs(damaged, None, "SELECT 1 AS a", "csv")
+
+
+def test_a_damaged_run_can_be_left_out_and_is_named(damaged: Path) -> None:
+    warnings: list[str] = []
+    assert costs(damaged, None, "SELECT 1 AS a", "csv", warnings.append).splitlines() == ["a", "1"]
+    [warning] = warnings
+    assert warning.startswith(f"run bad is left out: {damaged}/bad/run.json: ")
+
+
+def test_the_questions_can_be_listed_though_a_run_is_damaged(damaged: Path) -> None:
+    assert "by-run" in costs(damaged, None, None, "table")

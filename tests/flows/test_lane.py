@@ -21,7 +21,7 @@ from optimizer.cost import usd_of_time
 from serving.config import parse_job
 from serving.engines.echo import EchoEngine
 from serving.records import Completion, EngineDied, Price, Request
-from serving.reuse.embed import HashEmbedder
+from serving.store.meter import Meter
 from serving.store.run import Run
 from serving.store.segments import read_rows, read_segments
 from serving.store.verify import verify
@@ -30,7 +30,7 @@ A_DOLLAR_A_SECOND = Price("job file", "job file", usd_per_hour=Decimal(3600))
 NEVER: Callable[[Request], bool] = lambda request: False  # noqa: E731
 # A job of up to 20 rows over four prompts, so that many are duplicates; "" is refused.
 PROMPTS = st.lists(st.sampled_from(["one", "two words", "three more words", "four", ""]), min_size=1, max_size=20)
-SEAL_ROWS = st.sampled_from([1, 3, 256])  # so that a few rows are one segment or many
+SIZES = st.sampled_from([(1, 1), (1, 3), (3, 4096), (256, 4096)])  # rows of a commit and of a segment: few or many
 FEW = settings(max_examples=7, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -39,7 +39,7 @@ class Bench:
 
     def __init__(self, folder: Path, prompts: list[str], **sections: Any) -> None:
         self.runs = folder / "runs"
-        self.seal_rows = 256
+        self.commit_rows, self.seal_rows = 256, 4096
         self.fed: list[str] = []
         self.engines = 0
         rows = (
@@ -69,13 +69,14 @@ class Bench:
             self.fed.append(request.custom_id)
             return fails(request)
 
-        def opened(section: Any, lane: Any, log: Any, stop: Callable[[], bool], *more: Any) -> EchoEngine:
+        def opened(section: Any, lane: Any, log: Any, stop: Callable[[], bool], meter: Meter, *more: Any) -> EchoEngine:
             self.engines += 1
-            return kind(stop=stop, fails=noted, dies_after=next(told, None))
+            return kind(stop=stop, fails=noted, dies_after=next(told, None), meter=meter)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("flows.lane.open_engine", opened)
-            patch.setattr("flows.lane.SEAL_ROWS", self.seal_rows)
+            patch.setattr("flows.settlement.COMMIT_ROWS", self.commit_rows)
+            patch.setattr("flows.settlement.SEAL_ROWS", self.seal_rows)
             return answer(self.job, self.runs, Silent())
 
 
@@ -92,6 +93,10 @@ def folder(tmp_path: Path) -> Path:
 
 def exported(run: Run, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.export / f"{name}.jsonl").read_text().splitlines()]
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    return [row for table in read_rows(run.segments) for row in table.to_pylist()]
 
 
 def answers(run: Run) -> dict[str, str]:
@@ -112,13 +117,13 @@ def everything(folder: Path) -> dict[str, tuple[bytes, int, int]]:
 
 
 @FEW
-@given(PROMPTS, st.sets(st.sampled_from(["one", "four"])), st.lists(st.integers(0, 4), max_size=3), SEAL_ROWS)
+@given(PROMPTS, st.sets(st.sampled_from(["one", "four"])), st.lists(st.integers(0, 4), max_size=3), SIZES)
 def test_every_row_leaves_exactly_once_with_its_own_answer(
-    prompts: list[str], failing: set[str], deaths: list[int], seal_rows: int
+    prompts: list[str], failing: set[str], deaths: list[int], sizes: tuple[int, int]
 ) -> None:
     told = iter(deaths)
     with bench(prompts) as this:
-        this.seal_rows = seal_rows
+        this.commit_rows, this.seal_rows = sizes
         for _ in range(len(deaths) + 1):  # an engine that dies before its first answer ends the run; it is run again
             try:
                 run = this.run(lambda request: request.messages[0].content in failing, told).run
@@ -151,12 +156,12 @@ def test_rows_in_are_answered_refused_failed_or_expired(prompts: list[str], fail
 
 
 @FEW
-@given(PROMPTS, st.sets(st.sampled_from(["one", "four"])), st.lists(st.integers(1, 4), max_size=2), SEAL_ROWS)
+@given(PROMPTS, st.sets(st.sampled_from(["one", "four"])), st.lists(st.integers(1, 4), max_size=2), SIZES)
 def test_what_rows_are_charged_adds_up_to_the_bill_of_the_engines_time(
-    prompts: list[str], failing: set[str], deaths: list[int], seal_rows: int
+    prompts: list[str], failing: set[str], deaths: list[int], sizes: tuple[int, int]
 ) -> None:
     with bench(prompts) as this:
-        this.seal_rows = seal_rows
+        this.commit_rows, this.seal_rows = sizes
         receipt = this.run(lambda request: request.messages[0].content in failing, iter(deaths))
         segments = read_segments(receipt.run.segments)
         for segment in segments:
@@ -188,7 +193,7 @@ def test_equal_rows_are_run_once_and_cost_once(folder: Path) -> None:
     this = Bench(folder, ["hi there", "hi there", "hi there"])
     run = this.run().run
     assert this.fed == ["r0"]
-    assert [(row["source"], row["usd"] > 0) for row in read_rows(run.segments)] == [
+    assert [(row["source"], row["usd"] > 0) for row in rows_of(run)] == [
         ("engine", True),
         ("exact", False),
         ("exact", False),
@@ -272,7 +277,7 @@ def test_an_engine_that_answers_twice_does_not_settle_a_row_twice(folder: Path) 
     except EngineDied:
         pass  # to end the run is as good
     [run] = this.runs.glob("*/run.json")
-    assert max(Counter(row["row"] for row in read_rows(run.parent / "segments")).values()) == 1
+    assert max(Counter(row["row"] for row in rows_of(Run(run.parent))).values()) == 1
 
 
 def test_an_interrupted_run_resumes_without_running_a_row_twice(folder: Path) -> None:
@@ -319,7 +324,7 @@ def test_each_lane_answers_the_rows_that_are_routed_to_it(folder: Path) -> None:
     lanes = {}
     for rule in ("none", "short", "all"):
         this = Bench(folder, ["a"], model=models, route={"to_quantized": rule})
-        lanes[rule] = [(row["lane"], row["model"]) for row in read_rows(this.run().run.segments)]
+        lanes[rule] = [(row["lane"], row["model"]) for row in rows_of(this.run().run)]
     full, quantized = [("full", "echo-model")], [("quantized", "echo-int8")]
     assert lanes == {"none": full, "short": full, "all": quantized}
 
@@ -330,21 +335,13 @@ def test_tokens_are_billed_by_the_list(folder: Path) -> None:
     assert this.run().counts["usd"] == Decimal("0.000006")
 
 
-@pytest.fixture
-def near(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Two rows that differ in a small word, and an embedder that finds them near."""
-    (folder / "modules.json").write_text("[]")
-    monkeypatch.setattr("serving.reuse.embed.SentenceEmbedder", lambda path: HashEmbedder())
-    reuse = {"semantic": True, "min_similarity": 0.8, "embedder": str(folder)}
-    return Bench(folder, ["is the sky blue", "is sky blue"], reuse=reuse)
+def test_a_near_duplicate_shares_the_answer(folder: Path, near: dict[str, Any]) -> None:
+    this = Bench(folder, ["is the sky blue", "is sky blue"], **near)
+    assert this.run().sources == {"engine": 1, "semantic": 1}
 
 
-def test_a_near_duplicate_shares_the_answer(near: Bench) -> None:
-    assert near.run().sources == {"engine": 1, "semantic": 1}
-
-
-def test_a_near_duplicate_of_a_failed_row_gets_a_try_of_its_own(near: Bench) -> None:
-    told = iter([True, False])
-    counts = near.run(fails=lambda request: next(told)).counts
+def test_a_near_duplicate_of_a_failed_row_gets_a_try_of_its_own(folder: Path, near: dict[str, Any]) -> None:
+    this, told = Bench(folder, ["is the sky blue", "is sky blue"], **near), iter([True, False])
+    counts = this.run(fails=lambda request: next(told)).counts
     assert (counts["answered"], counts["failed"], counts["expired"]) == (1, 1, 0)
-    assert sorted(near.fed) == ["r0", "r1"]
+    assert sorted(this.fed) == ["r0", "r1"]

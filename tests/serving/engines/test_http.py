@@ -346,3 +346,10 @@ def test_the_body_is_what_the_stub_can_parse_for_any_text() -> None:
     assert [turn["content"] for turn in stub.served[0].body["messages"]] == [text, text]
     assert found[0].choices[0].text == answer_to(text)
     assert json.loads(json.dumps(found[0].choices[0].text)) == answer_to(text)
+
+
+def test_a_salt_goes_to_the_server_only_where_it_was_asked_for() -> None:
+    with OpenAIStub() as stub:
+        answers(engine_for(stub.base_url), requests(1))
+        answers(engine_for(stub.base_url, cache_salt="ab12"), requests(1))
+    assert [asked.body.get("cache_salt") for asked in stub.served] == [None, "ab12"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from serving.engines.machine import GIB, Machine, settled
-from serving.engines.vllm_engine import child_environment, rates_from_steps, vllm_arguments
-from serving.records import EngineConfig, PagedCache, Parallelism, Rates
+from serving.engines.vllm_engine import VllmEngine, child_environment, rates_from_steps, vllm_arguments
+from serving.environment import STATE
+from serving.records import Endpoint, EngineConfig, Message, PagedCache, Parallelism, Rates, Request, Sampling
 
 CPU = Machine("a CPU", (0, 1, 2, 3), frozenset(), 16 * GIB, 8 * GIB, ())
 GPU = replace(CPU, gpus=("a GPU",))
@@ -23,6 +24,7 @@ def test_arguments_on_a_cpu() -> None:
         "block_size": 32,
         "kv_cache_dtype": "auto",
         "enable_prefix_caching": True,
+        "prefix_caching_hash_algo": "sha256",
         "max_num_seqs": 64,
         "max_num_batched_tokens": 2048,
         "tensor_parallel_size": 1,
@@ -105,9 +107,55 @@ def test_the_engines_process_stays_offline(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_variable_that_makes_python_run_code_does_not_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PYTHONPATH", "PYTHONSTARTUP", "LD_PRELOAD"):
+    for name in ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONOPTIMIZE", "PYTHONINSPECT", "LD_PRELOAD", "VLLM_PLUGINS"):
         monkeypatch.setenv(name, "/somewhere/else")
     assert "/somewhere/else" not in child_environment(CONFIG, GPU, None).values()
+
+
+def test_the_engine_never_takes_objects_from_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+    assert "VLLM_ALLOW_INSECURE_SERIALIZATION" not in child_environment(CONFIG, CPU, None)
+
+
+def test_the_engine_is_told_to_listen_on_loopback_alone() -> None:
+    assert child_environment(CONFIG, CPU, None)["VLLM_HOST_IP"] == "127.0.0.1"
+
+
+def test_a_cache_that_could_collide_is_never_asked_for() -> None:
+    """vLLM also knows xxhash, which is faster and can be made to collide."""
+    assert vllm_arguments(MODEL, CONFIG)["prefix_caching_hash_algo"] == "sha256"
+
+
+def test_compiled_code_is_kept_where_nobody_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STATE, str(tmp_path / "state"))
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "/tmp/of-everyone")
+    environment = child_environment(CONFIG, CPU, None)
+    for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        assert Path(environment[name]).is_relative_to(tmp_path / "state" / "vllm")
+    assert (tmp_path / "state" / "vllm").stat().st_mode & 0o777 == 0o700
+
+
+STAND_IN = """
+import json, os, sys
+out = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+print(json.dumps({"ready": True}), file=out)
+for line in sys.stdin:
+    asked = json.loads(line)
+    seen = f"{asked['cache_salt']}, in arguments: {asked['cache_salt'] in ' '.join(sys.argv)}"
+    print(json.dumps({"failed": {"row": asked["row"], "code": "E_SEEN", "reason": seen}}), file=out)
+"""
+
+
+def test_the_salt_travels_with_every_prompt_and_stands_in_no_list_of_processes(tmp_path: Path) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(STAND_IN)
+    engine = VllmEngine(MODEL, CONFIG, CPU, tmp_path / "log", lambda: False, None, cache_salt="ab12")
+    engine._command[-1] = str(worker)
+    request = Request(7, "id", Endpoint.CHAT, (Message("user", "x"),), Sampling(), prompt_token_ids=(1, 2))
+    with engine:
+        (done,) = engine.run(iter([request]))
+    assert done.failure is not None
+    assert done.failure.reason == "ab12, in arguments: False"
 
 
 def test_one_rank_gets_every_core() -> None:

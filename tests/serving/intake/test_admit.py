@@ -10,9 +10,11 @@ import pytest
 
 from serving.intake.admit import Admission, Admitted, Form
 from serving.intake.files import BadInput
+from serving.intake.ids import Ids
 from serving.intake.render import PlainRenderer, Renderer
 from serving.intake.template import Template
 from serving.records import Endpoint, Message, Refusal, Sampling
+from tests.serving.intake.reading import NoIds, opened
 
 Read = Callable[..., list[Admitted | Refusal]]
 
@@ -51,8 +53,11 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
     def read_these(*rows: Any, renderer: Renderer | None = None, **form: Any) -> list[Admitted | Refusal]:
         Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         default = form.pop("default", Sampling())
-        admission = Admission(Form(default, form.pop("scope", "scope"), **form), renderer or PlainRenderer())
-        return list(admission.read("in.jsonl"))
+        with Ids(tmp_path) as ids:
+            admission = Admission(Form(default, form.pop("scope", "scope"), **form), renderer or PlainRenderer(), ids)
+            found = list(admission.read(opened("in.jsonl")))
+            ids.must_be_unique()
+            return found
 
     return read_these
 
@@ -125,7 +130,10 @@ def test_a_batch_row_without_its_id_is_refused(read: Read) -> None:
 
 
 def test_a_missing_id_column_is_named(read: Read) -> None:
-    assert refused(read({"prompt": "hi"}, id_column="key")).reason == "column 'key' (dataset.id) is missing"
+    assert (
+        refused(read({"prompt": "hi"}, id_column="key")).reason
+        == "column 'key' (dataset.id) is missing; this row has: prompt"
+    )
 
 
 def test_an_id_that_stands_twice_refuses_the_job_and_names_both_places(read: Read) -> None:
@@ -144,21 +152,22 @@ def test_a_number_and_its_digits_are_one_id(read: Read) -> None:
 
 
 def test_an_id_must_be_unique_over_all_files(tmp_path: Path) -> None:
-    admission = Admission(Form(Sampling(), "scope"), PlainRenderer())
-    for name in ("a.jsonl", "b.jsonl"):
-        (tmp_path / name).write_text('{"id": "x", "prompt": "hi"}\n')
-    list(admission.read(str(tmp_path / "a.jsonl")))
-    with pytest.raises(BadInput, match=r"a\.jsonl:1 and .*b\.jsonl:1"):
-        list(admission.read(str(tmp_path / "b.jsonl")))
+    with Ids(tmp_path) as ids:
+        admission = Admission(Form(Sampling(), "scope"), PlainRenderer(), ids)
+        for name in ("a.jsonl", "b.jsonl"):
+            (tmp_path / name).write_text('{"id": "x", "prompt": "hi"}\n')
+            list(admission.read(opened(tmp_path / name)))
+        with pytest.raises(BadInput, match=r"a\.jsonl:1 and .*b\.jsonl:1"):
+            ids.must_be_unique()
 
 
 def test_rows_without_ids_in_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    admission = Admission(Form(Sampling(), "scope"), PlainRenderer())
+    admission = Admission(Form(Sampling(), "scope"), PlainRenderer(), NoIds())
     rows: list[Admitted | Refusal] = []
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "in.jsonl").write_text('{"prompt": "hi"}\n')
-        rows += admission.read(str(tmp_path / folder / "in.jsonl"))
+        rows += admission.read(opened(tmp_path / folder / "in.jsonl"))
     assert len(rows) == 2
 
 
@@ -266,7 +275,7 @@ def test_a_prompt_that_is_a_token_too_long_is_refused(read: Read) -> None:
     row = {"id": "a", "prompt": "hello", "max_tokens": 4}
     refusal = refused(read(row, renderer=LetterRenderer(), max_model_len=8))
     assert refusal.code == "E_TOO_LONG"
-    assert refusal.reason == "5 prompt tokens + max_tokens 4 = 9; the model holds 8"
+    assert refusal.reason == "5 prompt tokens + max_tokens 4 = 9; the model holds 8, so shorten one of them"
 
 
 # Rows without a body.
@@ -315,7 +324,7 @@ def test_a_plain_row_may_bring_messages(read: Read) -> None:
 )
 def test_a_column_that_almost_names_a_setting_is_refused(read: Read, name: str, meant: str) -> None:
     refusal = refused(read({"id": "a", "prompt": "hi", name: 1}))
-    assert (refusal.code, refusal.reason) == ("E_FIELD", f"{name!r} is not known; did you mean {meant!r}?")
+    assert (refusal.code, refusal.reason) == ("E_FIELD_FORBIDDEN", f"{name!r} is not known; did you mean {meant!r}?")
 
 
 @pytest.mark.parametrize("name", ["label", "category", "source", "text", "answer"])
@@ -325,7 +334,7 @@ def test_other_columns_are_the_users_own(read: Read, name: str) -> None:
 
 def test_a_field_beside_a_body_is_refused(read: Read) -> None:
     refusal = refused(read({**body(), "temperature": 1}))
-    assert refusal.code == "E_FIELD"
+    assert refusal.code == "E_FIELD_FORBIDDEN"
     assert refusal.reason == "'temperature' is not known beside a body; known: body, custom_id, method, url"
 
 
@@ -347,13 +356,13 @@ def test_a_row_without_a_prompt_says_how_to_make_one(read: Read) -> None:
 )
 def test_csv_cells_are_read_as_the_values_they_spell(tmp_path: Path, cells: str, sampling: Sampling) -> None:
     (tmp_path / "in.csv").write_text(f"id,prompt,max_tokens,temperature,stop\na,hi,{cells}\n")
-    row = one(list(Admission(Form(Sampling(), "scope"), PlainRenderer()).read(str(tmp_path / "in.csv"))))
+    row = one(list(Admission(Form(Sampling(), "scope"), PlainRenderer(), NoIds()).read(opened(tmp_path / "in.csv"))))
     assert row.request.sampling == sampling
 
 
 def test_a_csv_prompt_stays_text_even_if_it_spells_a_number(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("id,prompt\na,42\n")
-    row = one(list(Admission(Form(Sampling(), "scope"), PlainRenderer()).read(str(tmp_path / "in.csv"))))
+    row = one(list(Admission(Form(Sampling(), "scope"), PlainRenderer(), NoIds()).read(opened(tmp_path / "in.csv"))))
     assert row.text == "42"
 
 
@@ -365,5 +374,7 @@ def test_a_json_text_is_not_read_as_json_again(read: Read, stop: str) -> None:
 @pytest.mark.parametrize("line", [b"{", b'{"id": "a", "id": "b"}', b"[1]", b'{"a": NaN}'])
 def test_a_line_that_is_no_row_is_a_refusal_with_its_place(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "in.jsonl").write_bytes(b"\n" + line)
-    refusal = refused(list(Admission(Form(Sampling(), "scope"), PlainRenderer()).read(str(tmp_path / "in.jsonl"))))
+    refusal = refused(
+        list(Admission(Form(Sampling(), "scope"), PlainRenderer(), NoIds()).read(opened(tmp_path / "in.jsonl")))
+    )
     assert (refusal.line, refusal.custom_id) == (2, None)

@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
+from serving.intake.bad_row import BadRow
 from serving.intake.body import (
     INERT_FIELDS,
     MAX_CHOICES,
     MAX_LOGPROBS,
-    MAX_SCHEMA_BYTES,
     NAMES,
     RANGES,
-    BadRow,
     read_body,
     read_endpoint,
 )
+from serving.intake.schema import MAX_SCHEMA_BYTES
 from serving.records import Endpoint, Message, Sampling
 
 CHAT, COMPLETION = Endpoint.CHAT, Endpoint.COMPLETION
@@ -95,16 +95,16 @@ def test_a_field_without_effect_here_is_let_through(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "nearest"), [("max_token", "max_tokens"), ("temprature", "temperature")])
 def test_an_unknown_field_names_the_nearest(name: str, nearest: str) -> None:
-    assert_refused("E_FIELD", f"body.{name} is not known; did you mean {nearest}?", {**ASKED, name: 1})
+    assert_refused("E_FIELD_FORBIDDEN", f"body.{name} is not known; did you mean {nearest}?", {**ASKED, name: 1})
 
 
 @pytest.mark.parametrize("name", ["tools", "functions", "best_of", "logit_bias", "audio"])
 def test_a_field_that_would_be_ignored_is_refused(name: str) -> None:
-    assert_refused("E_FIELD", f"body.{name} is not known", {**ASKED, name: None})
+    assert_refused("E_FIELD_FORBIDDEN", f"body.{name} has no effect here; leave it out", {**ASKED, name: None})
 
 
 def test_a_stream_is_refused() -> None:
-    assert_refused("E_FIELD", "stream is true; a batch has nobody to stream to", {**ASKED, "stream": True})
+    assert_refused("E_FIELD_FORBIDDEN", "stream is true; a batch has nobody to stream to", {**ASKED, "stream": True})
 
 
 def test_a_stream_that_is_off_is_no_matter() -> None:
@@ -123,7 +123,7 @@ def test_a_body_without_its_prompt_names_the_field(endpoint: Endpoint, name: str
 
 @pytest.mark.parametrize(("endpoint", "name"), [(CHAT, "prompt"), (COMPLETION, "messages")])
 def test_the_prompt_field_of_the_other_endpoint_is_unknown(endpoint: Endpoint, name: str) -> None:
-    assert_refused("E_FIELD", f"body.{name} is not known", {name: "hi"}, endpoint)
+    assert_refused("E_FIELD_FORBIDDEN", f"body.{name} is not known", {name: "hi"}, endpoint)
 
 
 @pytest.mark.parametrize(
@@ -261,12 +261,12 @@ def test_two_spellings_of_a_schema_are_one_value() -> None:
     [
         ("E_PARAM", {"type": "grammar"}, "known types: text, json_object, json_schema"),
         ("E_PARAM", "json", "known types: text, json_object, json_schema"),
-        ("E_SCHEMA", {"type": "json_schema"}, "json_schema.schema is missing"),
-        ("E_SCHEMA", schema("x"), "json_schema.schema is missing"),
-        ("E_SCHEMA", schema({"type": "strng"}), "the JSON schema is not valid"),
-        ("E_SCHEMA", schema({"prefixItems": [{"$ref": "https://x.y/z"}]}), "refers to another document"),
-        ("E_SCHEMA", schema({"$ref": "other.json#/a"}), "refers to another document"),
-        ("E_SCHEMA", schema({"const": "x" * MAX_SCHEMA_BYTES}), f"at most {MAX_SCHEMA_BYTES}"),
+        ("E_SCHEMA_LIMIT", {"type": "json_schema"}, "json_schema.schema is missing"),
+        ("E_SCHEMA_LIMIT", schema("x"), "json_schema.schema is missing"),
+        ("E_SCHEMA_LIMIT", schema({"type": "strng"}), "the JSON schema is not valid"),
+        ("E_SCHEMA_LIMIT", schema({"prefixItems": [{"$ref": "https://x.y/z"}]}), "refers to another document"),
+        ("E_SCHEMA_LIMIT", schema({"$ref": "other.json#/a"}), "refers to another document"),
+        ("E_SCHEMA_LIMIT", schema({"const": "x" * MAX_SCHEMA_BYTES}), f"at most {MAX_SCHEMA_BYTES}"),
     ],
 )
 def test_a_response_format_that_cannot_be_held_is_refused(code: str, form: Any, reason: str) -> None:

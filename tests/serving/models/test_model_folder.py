@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from serving.digest import sha256_of
 from serving.models import folder as folder_module
 from serving.models.folder import BadModelFolder, FolderExists, ModelFolder, Origin, is_complete, new_model_folder
 
@@ -23,6 +22,7 @@ CONFIG: dict[str, Any] = {
     "num_key_value_heads": 2,
 }
 ORIGIN = Origin("a test", "by hand", "CC0-1.0")
+HEADER_TOO_DEEP = (100_000).to_bytes(8, "little") + b"[" * 100_000
 Spoil = Callable[[Path], object]
 
 
@@ -82,6 +82,14 @@ def test_size_leaves_out_what_cannot_change_an_answer(model: Path) -> None:
         (lambda f: change_config(f, vocab_size="many"), ("vocab_size", "'many'")),
         (lambda f: change_config(f, auto_map={"AutoModel": "x.Y"}), ("config.json", "auto_map", "x.Y", "built-in")),
         (lambda f: (f / "tokenizer_config.json").write_text('{"auto_map": 1}'), ("tokenizer_config.json", "auto_map")),
+        (lambda f: change_config(f, vocab_size=True), ("vocab_size", "'True'")),
+        (lambda f: change_config(f, vocab_size=2**31), ("vocab_size", "'2147483648'")),
+        (lambda f: change_config(f, num_key_value_heads=[2]), ("num_key_value_heads", "'[2]'")),
+        (lambda f: change_config(f, architectures={"a": "b"}), ("not of the form", "KeyError")),
+        (lambda f: change_config(f, quantization_config={"config_groups": {"g": 7}}), ("not of the form",)),
+        (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff"), ("not of the form", "UnicodeDecodeError")),
+        (lambda f: (f / "gristmill.json").write_text('{"origin": {"by": "x"}}'), ("not of the form", "TypeError")),
+        (lambda f: (f / "model.safetensors").write_bytes(HEADER_TOO_DEEP), ("header is damaged",)),
         (lambda f: (f / "model.safetensors").unlink(), ("no *.safetensors", "convert")),
         (lambda f: (f / "model.safetensors").write_bytes(b"PK"), ("2 bytes", "not a safetensors file")),
         (lambda f: (f / "model.safetensors").write_bytes(safetensors_bytes()[:-1]), ("header promises", "again")),
@@ -178,21 +186,18 @@ def test_the_fingerprint_is_the_documented_hash(model: Path) -> None:
     assert ModelFolder.open(model).fingerprint == sha256(lines.encode()).hexdigest()
 
 
-def test_recorded_hashes_spare_reading_files_that_did_not_change(
-    recorded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-
-    def counting(file: Path) -> str:
-        read.append(file.name)
-        return sha256_of(file)
-
-    monkeypatch.setattr(folder_module, "sha256_of", counting)
-    before = ModelFolder.open(recorded).fingerprint
-    assert read == []
-    os.utime(recorded / "tokenizer.json", (1, 1))
-    assert ModelFolder.open(recorded).fingerprint == before
-    assert read == ["tokenizer.json"]
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_made_folder_can_be_read_by_a_server_under_another_user(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with new_model_folder(tmp_path / "models" / "made", ORIGIN) as new:
+            fill(new)
+            (new / "1_Pooling").mkdir()
+    finally:
+        os.umask(before)
+    made = tmp_path / "models" / "made"
+    assert {oct(folder.stat().st_mode & 0o777) for folder in (made.parent, made, made / "1_Pooling")} == {"0o755"}
+    assert oct((made / "model.safetensors").stat().st_mode & 0o777) == "0o644"
 
 
 def test_a_made_folder_tells_where_it_came_from(recorded: Path) -> None:

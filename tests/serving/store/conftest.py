@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from flows.progress import Silent
 from serving.config import parse_job
 from serving.engines.echo import EchoEngine
 from serving.records import Charge, Choice, Endpoint, Outcome, Settled, Source, Usage
+from serving.store.meter import Meter
 from serving.store.run import Run, all_runs
 
 CHAT = {"method": "POST", "url": "/v1/chat/completions"}
@@ -25,6 +27,10 @@ def lines() -> Iterator[str]:
     yield json.dumps({"custom_id": "c", "url": "/v1/completions", "body": {"prompt": "one two three", "max_tokens": 2}})
     yield json.dumps({"custom_id": "refused", **CHAT, "body": {"messages": []}})
     yield "{"
+
+
+def fails_f(section: Any, lane: Any, log: Path, stop: Callable[[], bool], meter: Meter, *more: Any) -> EchoEngine:
+    return EchoEngine(stop=stop, fails=lambda request: request.custom_id == "f", meter=meter)
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +47,7 @@ def runs_made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "job",
     )
     with pytest.MonkeyPatch.context() as patch:
-        fails_f = EchoEngine(fails=lambda request: request.custom_id == "f")
-        patch.setattr("flows.lane.open_engine", lambda *_: fails_f)
+        patch.setattr("flows.lane.open_engine", fails_f)
         answer(job, folder / "runs", Silent())
     return folder / "runs"
 

@@ -1,6 +1,5 @@
 """The ledger: views that are made from the run folders, read-only, and confined to them."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,12 +9,17 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from serving.records import Overhead, Settled
 from serving.store.ledger import FILE, VIEW_SCHEMAS, BadQuery, ask, named_queries, open_ledger, write_ledger
 from serving.store.run import Run
-from serving.store.segments import read_segments
+from serving.store.sealed import read_sealed, write_sealed
+from serving.store.segments import Span, read_segments
 
 QUERIES = named_queries()
-VIEWS = [*VIEW_SCHEMAS, "runs", "overheads", "segments", "settled", "rows", "lanes", "bills", "baselines"]
+VIEWS = [
+    *VIEW_SCHEMAS, "runs", "overheads", "segments", "settled", "rows", "lanes", "bills", "baselines", "waste",
+    "unreadable",
+]  # fmt: skip
 HOLD = """
 import sys, duckdb
 ledger = duckdb.connect(sys.argv[1])
@@ -101,8 +105,8 @@ def test_two_runs_are_kept_apart(runs: Path, run: Run) -> None:
 
 def test_a_table_without_its_manifest_is_not_counted(runs: Path, run: Run) -> None:
     table = read_segments(run.segments)[0].table
-    shutil.copy(table, run.segments / "w0009-000000.parquet")
-    (run.segments / "w0009-000001.parquet").write_bytes(b"half written")
+    shutil.copy(table, run.segments / "0009-full-000000.parquet")
+    (run.segments / "0009-full-000001.parquet").write_bytes(b"half written")
     assert one(runs, "SELECT count(*) FROM rows") == 5
 
 
@@ -116,6 +120,68 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(runs: Path, content:
     (runs / "bad").mkdir()
     (runs / "bad" / "run.json").write_text(content)
     assert one(runs, "SELECT count(*) FROM rows") == 5
+
+
+# Damage.
+
+
+def damaged(run: Run, file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+FILES = ["run.json", "admitted/*.json", "admitted/*.parquet", "decisions/*.json", "decisions/*.parquet",
+         "segments/*-full-*.json", "segments/*.parquet"]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", FILES)
+def test_one_flipped_bit_keeps_the_run_out_and_names_the_file(runs: Path, run: Run, pattern: str) -> None:
+    shutil.copytree(run.folder, runs / "sound")
+    for file in run.folder.glob(pattern):
+        sound = file.read_bytes()
+        damaged(run, file)
+        with open_ledger(runs) as ledger:
+            [(run_id, reason)] = ask(ledger, "SELECT run_id, reason FROM unreadable").rows
+            counted = [ask(ledger, f"SELECT DISTINCT run_id FROM {view}").rows for view in ("runs", "rows", "requests")]
+            assert ask(ledger, "SELECT count(*) FROM segments WHERE run_id <> 'sound'").rows == [(0,)]
+            assert ask(ledger, "SELECT count(*) FROM overheads WHERE run_id <> 'sound'").rows == [(0,)]
+        assert (run_id, str(file) in reason) == (run.run_id, True)
+        assert counted == [[("sound",)]] * 3
+        file.write_bytes(sound)
+
+
+def test_a_file_that_is_gone_keeps_the_run_out(runs: Path, run: Run) -> None:
+    table = read_segments(run.segments)[0].table
+    table.unlink()
+    assert f"{table}: missing" in str(one(runs, "SELECT reason FROM unreadable"))
+    assert one(runs, "SELECT count(*) FROM rows") == 0
+
+
+def test_nothing_is_unreadable_in_sound_runs(runs: Path) -> None:
+    assert one(runs, "SELECT count(*) FROM unreadable") == 0
+
+
+# Waste.
+
+
+def test_waste_is_what_was_spent_without_a_settled_row(runs: Path, run: Run) -> None:
+    lost = Overhead("waste", "full", 2.0, Decimal("0.5"), 7, "0001-full-001")
+    start = Overhead("start_up", "full", 1.0, Decimal("0.25"), 0, "0001-full-001")
+    with run.writer() as writer:
+        writer.chain("house").seal(Span.of([], [lost, start]))
+    with open_ledger(runs) as ledger:
+        found = ask(ledger, "SELECT lane, engine, seconds, tokens, usd FROM waste").rows
+        shown = ask(ledger, QUERIES["waste"].sql).rows
+    assert found == [("full", "0001-full-001", 2.0, 7, Decimal("0.5"))]
+    assert shown == [(run.run_id, "full", 1, 7, 2.0, Decimal("0.5"))]
+
+
+def test_waste_is_no_part_of_what_rows_cost(runs: Path, run: Run, settled: Settled) -> None:
+    before = one(runs, "SELECT sum(usd) FROM rows")
+    with run.writer() as writer:
+        writer.chain("house").seal(Span.of([], [Overhead("waste", "full", 2.0, Decimal("0.5"))]))
+    assert one(runs, "SELECT sum(usd) FROM rows") == before
 
 
 # Asking.
@@ -177,6 +243,27 @@ def test_a_question_cannot_read_outside_the_runs(runs: Path, source: str) -> Non
         ask(ledger, sql)
 
 
+@pytest.mark.parametrize(
+    "source", ["read_text('{file}')", "'{file}'", "read_parquet('{file}')", "read_blob('{folder}/*')"]
+)
+def test_a_question_can_read_the_files_that_manifests_list_and_no_other(runs: Path, run: Run, source: str) -> None:
+    # The answers of the run are in its folder, and so is a table that no manifest names.
+    for file in (run.export / "results.jsonl", run.segments / "0009-full-000000.parquet"):
+        file.write_bytes(b"secret")
+        sql = f"SELECT * FROM {source.format(file=file, folder=file.parent)}"
+        with open_ledger(runs) as ledger, pytest.raises(BadQuery, match="Permission Error"):
+            ask(ledger, sql)
+
+
+def test_a_ledger_of_one_run_reads_no_file_of_another(runs: Path, run: Run) -> None:
+    other = Run(Path(shutil.copytree(run.folder, runs / "another")))
+    table = read_segments(other.segments)[0].table
+    with open_ledger(runs, only=run) as ledger:
+        assert ask(ledger, "SELECT DISTINCT run_id FROM rows").rows == [(run.run_id,)]
+        with pytest.raises(BadQuery, match="Permission Error"):
+            ask(ledger, f"SELECT * FROM '{table}'")
+
+
 def test_the_ledger_cannot_be_unlocked_again(runs: Path) -> None:
     with open_ledger(runs) as ledger, pytest.raises(duckdb.Error, match="locked"):
         ledger.execute("SET enable_external_access = true")
@@ -214,9 +301,9 @@ def test_a_run_that_is_gone_is_gone_from_the_file(runs: Path, run: Run) -> None:
 def test_a_run_that_was_made_anew_is_read_anew(runs: Path, run: Run) -> None:
     # As when a run folder is deleted and its job run again at another price: the same files with other figures.
     write_ledger(runs)
-    facts = json.loads((run.folder / "run.json").read_text())
+    facts = read_sealed(run.folder / "run.json")
     facts["price"]["usd_per_hour"] = "7200"
-    (run.folder / "run.json").write_text(json.dumps(facts))
+    write_sealed(run.folder / "run.json", facts)
     with duckdb.connect(str(write_ledger(runs)), read_only=True) as ledger:
         assert ledger.execute("SELECT usd_per_hour FROM runs").fetchone() == (Decimal(7200),)
 

@@ -1,6 +1,5 @@
 """A stage's tables: complete once the manifest is there, and verified against it."""
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.digest import sha256_of
-from serving.store.parts import ROWS_PER_PART, Corrupt, Manifest, PartWriter, read_manifest, verify_parts
+from serving.store import parts as parts_module
+from serving.store.parts import ROWS_PER_PART, Manifest, PartWriter, read_manifest, verify_parts
+from serving.store.sealed import Corrupt, read_sealed, write_sealed
 
 SCHEMA = pa.schema([("row", pa.int64()), ("text", pa.string())])
 
@@ -35,7 +36,8 @@ def test_the_rows_come_back_in_order_over_all_parts(tmp_path: Path) -> None:
     manifest = written(tmp_path, ROWS_PER_PART + 2)
     assert len(manifest.files("requests")) == 2
     assert manifest.read("requests", SCHEMA, ["row"])["row"].to_pylist() == list(range(ROWS_PER_PART + 2))
-    assert [row["row"] for row in manifest.iterate("requests")] == list(range(ROWS_PER_PART + 2))
+    tables = list(manifest.tables("requests", ["row"]))
+    assert [row for table in tables for row in table["row"].to_pylist()] == list(range(ROWS_PER_PART + 2))
 
 
 def test_the_manifest_counts_the_rows_of_each_table(tmp_path: Path) -> None:
@@ -50,35 +52,37 @@ def test_a_table_without_rows_has_no_file_and_reads_as_empty(tmp_path: Path) -> 
 
 def test_the_manifest_holds_the_digest_of_each_part(tmp_path: Path) -> None:
     manifest = written(tmp_path)
-    assert [part["sha256"] for part in manifest.parts] == [sha256_of(file) for file in manifest.files("requests")]
+    assert [part.witness.sha256 for part in manifest.parts] == [sha256_of(file) for file in manifest.files("requests")]
 
 
 def test_verify_counts_the_files_it_checked(tmp_path: Path) -> None:
     assert verify_parts(written(tmp_path, ROWS_PER_PART + 2)) == 2
 
 
-def test_a_flipped_byte_in_a_part_is_found(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_part_is_found(tmp_path: Path) -> None:
     manifest = written(tmp_path)
     [file] = manifest.files("requests")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(Corrupt, match=r"admit-requests-00000\.parquet: sha256 is [0-9a-f]{64}, the manifest says"):
+    words = r"admit-requests-00000\.parquet: bytes 0 to \d+ differ .*; sha256 is [0-9a-f]{64}, its manifest says"
+    with pytest.raises(Corrupt, match=words):
         verify_parts(manifest)
 
 
 def test_a_missing_part_is_found(tmp_path: Path) -> None:
     manifest = written(tmp_path)
     manifest.files("requests")[0].unlink()
-    with pytest.raises(Corrupt, match="missing; the manifest lists it with 3 rows"):
+    with pytest.raises(Corrupt, match=r"admit-requests-00000\.parquet: missing; its manifest lists it with"):
         verify_parts(manifest)
 
 
-def test_a_count_that_is_not_the_files_is_found(tmp_path: Path) -> None:
+def test_a_count_that_is_not_the_files_is_found_even_under_a_seal(tmp_path: Path) -> None:
     written(tmp_path)
-    file = tmp_path / "admit.json"
-    file.write_text(file.read_text().replace('"rows": 3', '"rows": 4', 1))
-    manifest = read_manifest(file)
+    facts = read_sealed(tmp_path / "admit.json")
+    facts["parts"][0]["rows"] = 4
+    write_sealed(tmp_path / "admit.json", facts)
+    manifest = read_manifest(tmp_path / "admit.json")
     assert manifest is not None
     with pytest.raises(Corrupt, match="3 rows, the manifest says 4"):
         verify_parts(manifest)
@@ -87,7 +91,14 @@ def test_a_count_that_is_not_the_files_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", '{"parts": []}', "\udc80"])
 def test_a_manifest_that_cannot_be_read_is_corrupt_not_absent(tmp_path: Path, content: str) -> None:
     (tmp_path / "admit.json").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(Corrupt, match=r"admit\.json: not a manifest"):
+    with pytest.raises(Corrupt, match=r"admit\.json: .* do not end in a seal"):
+        read_manifest(tmp_path / "admit.json")
+
+
+@pytest.mark.parametrize("facts", [{"parts": []}, {"parts": [{}], "figures": {}}, {"parts": 7, "figures": {}}])
+def test_a_sealed_file_that_is_no_manifest_is_corrupt(tmp_path: Path, facts: dict[str, object]) -> None:
+    write_sealed(tmp_path / "admit.json", facts)
+    with pytest.raises(Corrupt, match=r"admit\.json: not a stage's manifest: (Key|Type)Error"):
         read_manifest(tmp_path / "admit.json")
 
 
@@ -95,5 +106,41 @@ def test_a_stage_that_is_written_again_replaces_what_a_crash_left(tmp_path: Path
     first = PartWriter(tmp_path, "admit", {"requests": SCHEMA})
     first.extend("requests", ({"row": row, "text": "old"} for row in range(ROWS_PER_PART)))
     manifest = written(tmp_path, 1)
-    assert json.loads((tmp_path / "admit.json").read_text())["figures"] == {"rows": 1}
+    assert manifest.figures == {"rows": 1}
     assert pq.read_table(manifest.files("requests")[0])["text"].to_pylist() == ["t0"]
+
+
+def test_leftovers_of_a_try_that_was_broken_off_are_gone(tmp_path: Path) -> None:
+    broken_off = PartWriter(tmp_path, "admit", {"requests": SCHEMA})
+    broken_off.extend("requests", ({"row": row, "text": ""} for row in range(2 * ROWS_PER_PART)))
+    (tmp_path / ".admit-requests-00002.parquet.77.writing").touch()
+    (tmp_path / "route-routes-00000.parquet").touch()  # another stage's
+    written(tmp_path, 1)
+    names = ["admit-requests-00000.parquet", "admit.json", "route-routes-00000.parquet"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+
+
+def test_long_texts_fill_a_part_before_its_rows_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "BYTES_PER_PART", 100)
+    parts = PartWriter(tmp_path, "admit", {"requests": SCHEMA})
+    parts.extend("requests", ({"row": row, "text": "x" * 40} for row in range(7)))
+    # 3 x 40 characters are the first to pass 100; the seventh row is alone.
+    assert [part.rows for part in parts.finish({}).parts] == [3, 3, 1]
+
+
+def test_many_rows_at_once_come_after_those_that_were_added_before(tmp_path: Path) -> None:
+    parts = PartWriter(tmp_path, "admit", {"requests": SCHEMA})
+    parts.add("requests", {"row": 0, "text": "first"})
+    many = pa.table({"row": range(1, ROWS_PER_PART + 3), "text": pa.nulls(ROWS_PER_PART + 2, pa.large_string())})
+    parts.add_table("requests", many)
+    parts.add("requests", {"row": ROWS_PER_PART + 3, "text": "last"})
+    manifest = parts.finish({})
+    assert [part.rows for part in manifest.parts] == [1, ROWS_PER_PART, 2, 1]
+    assert manifest.read("requests", SCHEMA)["row"].to_pylist() == list(range(ROWS_PER_PART + 4))
+    assert {table.schema for table in manifest.tables("requests")} == {SCHEMA}
+
+
+def test_a_table_of_no_rows_adds_no_part(tmp_path: Path) -> None:
+    parts = PartWriter(tmp_path, "admit", {"requests": SCHEMA})
+    parts.add_table("requests", SCHEMA.empty_table())
+    assert parts.finish({}).parts == []

@@ -1,21 +1,24 @@
 """Run folders: named by content, held by one writer at a time, found by name."""
 
-import json
+import fcntl
 import os
+import platform
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from serving.store.parts import Corrupt
-from serving.store.run import Run, RunHeld, UnknownRun, create_or_open, find_run, make_run_id
+from serving.store import run as run_module
+from serving.store.durable import DISK
+from serving.store.run import FACTS, FORMAT, Run, RunHeld, UnknownRun, create, find_run, make_run_id
+from serving.store.sealed import Corrupt, write_sealed
+from serving.store.segments import read_ends
+from serving.store.writer import Superseded, last_epoch
 
-FIGURES = {"lane": None, "seconds": 0.0, "rates": None, "sealed_unix_s": 0.0}
 HOLD = """
 import sys
 from pathlib import Path
@@ -26,9 +29,16 @@ with Run(Path(sys.argv[1])).writer():
 """
 
 
+def made(folder: Path) -> Run:
+    run = Run(folder)
+    with run.writer():
+        create(run, {name: {} for name in FACTS} | {"format": FORMAT})
+    return run
+
+
 @pytest.fixture
 def new(tmp_path: Path) -> Run:
-    return create_or_open(tmp_path / "runs", "some-run", {"fingerprint": {}})
+    return made(tmp_path / "runs" / "some-run")
 
 
 @contextmanager
@@ -39,15 +49,6 @@ def held_by_another_process(run: Run) -> Iterator[subprocess.Popen[str]]:
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
-
-
-def killed(run: Run, worked_s: float) -> float:
-    """Leave the run as a writer does that is killed after so many seconds; returns when it began."""
-    with pytest.raises(SystemExit), run.writer():
-        raise SystemExit
-    since = json.loads((run.folder / "lock").read_text())["since_unix_s"]
-    os.utime(run.folder / "lock", (since + worked_s,) * 2)
-    return float(since)
 
 
 # Names.
@@ -76,19 +77,31 @@ def test_a_name_is_a_plain_folder_name(dataset: str, readable: str) -> None:
 
 def test_an_old_run_keeps_the_facts_it_has(new: Run) -> None:
     before = (new.folder / "run.json").read_bytes()
-    create_or_open(new.folder.parent, new.run_id, {"fingerprint": {"other": 1}})
+    create(new, {"fingerprint": {"other": 1}})
     assert (new.folder / "run.json").read_bytes() == before
 
 
-def test_a_run_of_a_later_format_is_not_read(new: Run) -> None:
-    (new.folder / "run.json").write_text('{"format": 99}')
-    with pytest.raises(Corrupt, match=r"run\.json: format 99, this gristmill reads up to \d+; upgrade it"):
+@pytest.mark.parametrize(
+    ("found", "way_out"),
+    [(99, "upgrade gristmill"), (1, "run its job again into another --runs"), ("x", "upgrade gristmill")],
+)
+def test_a_run_of_another_format_is_not_read_and_the_way_out_is_said(new: Run, found: object, way_out: str) -> None:
+    write_sealed(new.folder / "run.json", {"format": found})
+    with pytest.raises(Corrupt, match=rf"run\.json: format {found}, this gristmill reads {FORMAT}; {way_out}$"):
         _ = new.facts
 
 
-def test_facts_that_are_not_json_are_corrupt(new: Run) -> None:
-    (new.folder / "run.json").write_text("{")
-    with pytest.raises(Corrupt, match=r"run\.json: not JSON"):
+@pytest.mark.parametrize("name", [name for name in FACTS if name != "format"])
+def test_a_run_without_a_fact_that_it_must_have_is_not_read(new: Run, name: str) -> None:
+    write_sealed(new.folder / "run.json", {known: {} for known in FACTS if known != name} | {"format": FORMAT})
+    with pytest.raises(Corrupt, match=rf"run\.json: not a run\.json; it lacks {name}"):
+        _ = new.facts
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 2}', ""])
+def test_facts_that_are_not_sealed_are_corrupt(new: Run, content: str) -> None:
+    (new.folder / "run.json").write_text(content)
+    with pytest.raises(Corrupt, match=r"run\.json: \d+ bytes that do not end in a seal"):
         _ = new.facts
 
 
@@ -103,8 +116,88 @@ def test_a_stage_that_has_not_completed_says_how_to_go_on(new: Run) -> None:
 def test_a_second_writer_is_told_who_holds_the_run(new: Run) -> None:
     with held_by_another_process(new) as holder, pytest.raises(RunHeld) as refused, new.writer():
         pass
-    words = rf"run some-run is being written by process {holder.pid} on .+ since \d\d:\d\d:\d\d; wait for it or stop it"
+    who = rf"process {holder.pid} on {platform.node()} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    words = rf"run some-run is being written by {who}; wait for it or stop it, or if that cannot be, add --take-over"
     assert re.fullmatch(words, str(refused.value))
+
+
+def test_a_holder_that_has_not_said_who_it_is_yet_holds_the_run_too(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    descriptor = run_module._open_lock(run.lock, take_over=False)
+    assert run_module._lock(descriptor)
+    with pytest.raises(RunHeld, match="is being written by another process; wait"), run.writer():
+        pass
+    os.close(descriptor)
+
+
+def test_a_run_whose_lock_was_put_elsewhere_meanwhile_is_not_taken(new: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved(path: Path, flags: int, mode: int) -> int:
+        descriptor = os.open(path, flags, mode)
+        path.unlink()
+        return descriptor
+
+    monkeypatch.setattr(DISK, "open", moved)
+    with pytest.raises(RunHeld), new.writer():
+        pass
+    assert last_epoch(new.segments) == 1
+
+
+def test_a_reader_that_looks_for_an_instant_does_not_keep_a_writer_out(
+    new: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with new.lock.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        monkeypatch.setattr("serving.store.run.time.sleep", lambda seconds: reader.close())
+        with new.writer() as writer:
+            assert writer.epoch == 2
+
+
+# Taking over.
+
+
+def test_a_run_can_be_taken_from_a_holder_that_hangs(new: Run) -> None:
+    with held_by_another_process(new) as holder:
+        with new.writer(take_over=True) as writer:
+            assert writer.epoch == 3
+            assert holder.poll() is None
+        assert not new.is_held()
+
+
+def test_a_holder_whose_run_was_taken_finds_out_at_its_next_step(new: Run) -> None:
+    def hold() -> None:
+        with new.writer() as stale:
+            with new.writer(take_over=True):
+                pass
+            stale.check()
+
+    with pytest.raises(Superseded):
+        hold()
+
+
+def test_a_run_that_was_taken_over_is_held_by_who_took_it(new: Run) -> None:
+    with held_by_another_process(new), new.writer(take_over=True):
+        with pytest.raises(RunHeld, match=f"process {os.getpid()} on"), new.writer():
+            pass
+        assert new.is_held()
+
+
+def test_two_that_take_a_run_over_at_once_do_not_both_get_it(new: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, pending = DISK.rename, [True]
+
+    def overtaken(source: Path, target: Path) -> None:
+        rename(source, target)
+        if target == new.lock and pending:
+            pending.pop()
+            with new.writer(take_over=True):
+                pass
+
+    monkeypatch.setattr(DISK, "rename", overtaken)
+    with pytest.raises(RunHeld), new.writer(take_over=True):
+        pass
+    assert last_epoch(new.segments) == 2
+
+
+# Ends
 
 
 def test_a_run_is_held_until_its_writer_is_killed(new: Run) -> None:
@@ -115,8 +208,9 @@ def test_a_run_is_held_until_its_writer_is_killed(new: Run) -> None:
         assert not new.is_held()
 
 
-def test_a_run_that_nobody_ever_wrote_is_not_held(new: Run) -> None:
+def test_a_run_that_nobody_writes_is_not_held(new: Run, tmp_path: Path) -> None:
     assert not new.is_held()
+    assert not Run(tmp_path / "never written").is_held()
 
 
 def test_the_run_is_free_again_after_its_writer(new: Run) -> None:
@@ -126,50 +220,25 @@ def test_the_run_is_free_again_after_its_writer(new: Run) -> None:
     assert not new.is_held()
 
 
-def test_each_writer_that_seals_has_an_epoch_of_its_own(new: Run) -> None:
-    epochs = []
-    for _ in range(3):
-        with new.writer() as writer:
-            writer.seal([], [], FIGURES)
-            epochs.append(writer.epoch)
-    assert epochs == [1, 2, 3]
-
-
-# What a crash threw away.
-
-
-def test_nothing_is_lost_after_an_end_in_good_order(new: Run) -> None:
+def test_a_writer_that_leaves_in_good_order_says_that_it_has_ended(new: Run) -> None:
     with new.writer():
+        assert 2 not in read_ends(new.segments)
+    assert 2 in read_ends(new.segments)
+
+
+def test_a_writer_that_is_broken_off_has_not_ended_until_the_next_finds_out(new: Run) -> None:
+    with pytest.raises(SystemExit), new.writer():
+        raise SystemExit
+    assert 2 not in read_ends(new.segments)
+    assert not new.is_held()
+    with new.writer():
+        assert 2 in read_ends(new.segments)
+
+
+def test_what_a_writer_notes_is_kept_with_who_it_is(new: Run) -> None:
+    with new.writer(notes={"stated_price": "1"}):
         pass
-    os.utime(new.folder / "lock", (time.time() + 99,) * 2)
-    with new.writer() as writer:
-        assert writer.lost_s == 0
-
-
-def test_a_killed_writer_lost_what_it_did_since_it_began(new: Run) -> None:
-    killed(new, worked_s=5)
-    with new.writer() as writer:
-        assert writer.lost_s == pytest.approx(5)
-
-
-def test_a_killed_writer_lost_only_what_came_after_its_last_seal(new: Run) -> None:
-    with new.writer() as writer:
-        writer.seal([], [], FIGURES)
-    killed(new, worked_s=0)
-    [sealed] = new.segments.glob("*.json")
-    since = json.loads((new.folder / "lock").read_text())["since_unix_s"]
-    os.utime(sealed, (since + 3,) * 2)
-    os.utime(new.folder / "lock", (since + 5,) * 2)
-    with new.writer() as writer:
-        assert writer.lost_s == pytest.approx(2)
-
-
-def test_a_beat_moves_what_a_crash_would_lose(new: Run) -> None:
-    killed(new, worked_s=-50)
-    before = new.last_beat_unix_s()
-    assert before is not None
-    new.beat()
-    assert (new.last_beat_unix_s() or 0) >= before + 49
+    assert '"stated_price": "1"' in (new.segments / "writer-0002.json").read_text()
 
 
 # Finding.
@@ -178,10 +247,8 @@ def test_a_beat_moves_what_a_crash_would_lose(new: Run) -> None:
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
     for number, name in enumerate(["news-aaa", "news-abb", "mail-ccc"]):
-        run = create_or_open(tmp_path / "runs", name, {})
-        with run.writer():
-            pass
-        os.utime(run.folder / "lock", (1000 + number,) * 2)
+        run = made(tmp_path / "runs" / name)
+        os.utime(run.lock, (1000 + number,) * 2)
     os.utime(tmp_path / "runs" / "news-aaa" / "lock", (2000, 2000))
     return tmp_path / "runs"
 
@@ -198,7 +265,7 @@ def test_a_run_is_found_by_its_folder(three: Path) -> None:
 
 
 def test_a_whole_name_is_found_though_another_starts_with_it(three: Path) -> None:
-    create_or_open(three, "news", {})
+    made(three / "news")
     assert find_run(three, "news").run_id == "news"
 
 

@@ -1,0 +1,53 @@
+"""Ids are unique over all files, however many there are."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.intake import ids as module
+from serving.intake.files import BadInput
+from serving.intake.ids import Ids
+
+
+def first_twin(folder: Path, names: list[str]) -> str | None:
+    with Ids(folder) as ids:
+        for line, name in enumerate(names, start=1):
+            ids.note(name, f"in.jsonl:{line}")
+        try:
+            ids.must_be_unique()
+        except BadInput as refused:
+            return str(refused)
+    return None
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=3), max_size=12))
+def test_the_first_id_that_comes_again_is_named_with_both_places(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    told = first_twin(tmp_path_factory.getbasetemp(), names)
+    again = next((place for place, name in enumerate(names) if name in names[:place]), None)
+    if again is None:
+        assert told is None
+    else:
+        places = f"in.jsonl:{names.index(names[again]) + 1} and in.jsonl:{again + 1}"
+        assert told == f"E_DUPID id {names[again]!r} stands twice, at {places}; give every row its own id"
+
+
+def test_two_ids_of_one_digest_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Zero:
+        def digest(self) -> bytes:
+            return bytes(8)
+
+    monkeypatch.setattr(module, "blake2b", lambda *_, **__: Zero())
+    assert first_twin(tmp_path, ["a", "b", "c"]) is None
+    assert "'b' stands twice, at in.jsonl:2 and in.jsonl:4" in (first_twin(tmp_path, ["a", "b", "c", "b"]) or "")
+
+
+def test_what_is_kept_of_an_id_is_eight_bytes_and_no_file_is_left(tmp_path: Path) -> None:
+    with Ids(tmp_path) as ids:
+        for number in range(1000):
+            ids.note(f"a rather long id, number {number}", "in.jsonl:1")
+        assert ids._digests.itemsize * len(ids._digests) == 8000
+        assert list(tmp_path.iterdir()) == []
