@@ -40,14 +40,18 @@ def answer_work(work: Work, step: Step = run_here) -> Receipt:
         return take_receipt(work.run, StopReason.NONE)
     with work.held():
         book_the_past(work)
-        step(admit, work)
         try:
-            step(collapse, work)
-            step(route, work)
+            for stage in (admit, collapse, route):
+                _do(step, stage, work)
             check_room(work)
             for lane in lanes_to_run(work):
-                step(answer_lane, work, lane)
+                _do(step, answer_lane, work, lane)
         except Stopped:
             pass  # by the budget, the deadline or a signal, before an engine ran; the receipt says by which
-        step(publish, work)
+        _do(step, publish, work)
     return take_receipt(work.run, work.stopped)
+
+
+def _do(step: Step, stage: Callable[..., Any], work: Work, *more: Any) -> None:
+    work.writer.check()
+    step(stage, work, *more)

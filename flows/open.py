@@ -106,6 +106,7 @@ class Work:
                 yield
             finally:
                 if not self.run.admitted.exists():  # the input was refused as a whole: there is no run
+                    writer.check()
                     shutil.rmtree(self.run.folder)
 
 

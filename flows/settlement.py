@@ -120,7 +120,7 @@ class Settlement:
             row for finished, charge in zip(waiting, charges, strict=True) for row in self._settle(finished, charge)
         ]
         self.work.limits.release(completion.row for completion, _ in waiting)
-        return Span.of(
+        span = Span.of(
             rows,
             overheads,
             lane=self.lane.name,
@@ -128,16 +128,17 @@ class Settlement:
             seconds=seconds,
             rates=asdict(rates) if rates else None,
         )
-
-    def _booked(self, span: Span) -> None:
-        self.work.limits.spend(sum((row["usd"] for row in span.rows), Decimal(0)))
-        self.work.limits.spend(sum((line.usd for line in span.overheads), Decimal(0)))
         ran = [row for row in span.rows if row["source"] == Source.ENGINE.value]
         self._settled = Spent(
             0.0,
             self._settled.prompt_tokens + sum(row["prompt_tokens"] - row["cached_tokens"] for row in ran),
             self._settled.completion_tokens + sum(row["completion_tokens"] for row in ran),
         )
+        return span
+
+    def _booked(self, span: Span) -> None:
+        self.work.limits.spend(sum((row["usd"] for row in span.rows), Decimal(0)))
+        self.work.limits.spend(sum((line.usd for line in span.overheads), Decimal(0)))
 
     def _lost(self) -> int:
         """Tokens that the engine computed for requests that it was not let finish."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from serving.intake.bad_row import BadRow
 from serving.intake.body import INERT_FIELDS, SAMPLING_FIELDS, read_body, read_endpoint
-from serving.intake.fields import IGNORED_FIELDS, nearest
+from serving.intake.fields import IGNORED_FIELDS, MAX_NAME_CHARACTERS, nearest
 from serving.intake.files import InputFile
 from serving.intake.formats.raw import RawRow, Reading
 from serving.intake.render import Renderer
@@ -29,6 +29,7 @@ how = functools.lru_cache(maxsize=1024)(sampling_json)
 PLAIN_FIELDS = frozenset(SAMPLING_FIELDS | INERT_FIELDS | {"messages", "prompt"})
 MAX_ID_CHARACTERS = 64
 MAX_OWN_COLUMNS = 1_000  # are looked at for typos: to help a person, not to slow down a file of made-up names
+MAX_REMEMBERED_CHARACTERS = 16_384  # of a history of messages
 MAX_SCHEMAS = 256  # different ones in a job: an engine keeps a grammar of each in memory
 
 
@@ -107,7 +108,8 @@ class Admission:
             raise BadRow(
                 "E_ID", f"the id {shown(value[:20])}... has {len(value)} characters; at most {MAX_ID_CHARACTERS}"
             )
-        if any(unicodedata.category(character)[0] == "C" for character in value):
+        plain = value.isascii() and value.isprintable()  # most are, and it is quickly seen
+        if not plain and any(unicodedata.category(character)[0] == "C" for character in value):
             raise BadRow("E_ID", f"the id {shown(value)} has a control or invisible character; leave it out")
         return value
 
@@ -135,10 +137,10 @@ class Admission:
         if token_ids is not None and self.form.max_model_len is not None:
             _must_fit(len(token_ids), sampling.max_tokens, self.form.max_model_len)
         request = Request(self._rows, custom_id, endpoint, messages, sampling, token_ids)
-        common = {"policy": POLICY_VERSION, "scope": self.form.scope, "url": endpoint, "how": how(sampling)}
-        history = [[message.role, message.content] for message in messages[:-1]] + [messages[-1].role]
-        key = _digest({**common, "prompt": text})
-        frame = _digest({**common, "history": history})
+        common = (self.form.scope, endpoint, how(sampling))
+        history = tuple((message.role, message.content) for message in messages[:-1])
+        key = _digest(*common, "prompt", text)
+        frame = _frame(*common, history, messages[-1].role)
         return Admitted(request, raw.file, raw.line, key, frame, messages[-1].content)
 
     def _contents(
@@ -165,6 +167,8 @@ class Admission:
         for name in sorted(row.keys() - PLAIN_FIELDS - self._own_columns):
             if len(self._own_columns) >= MAX_OWN_COLUMNS:
                 return
+            if len(name) > MAX_NAME_CHARACTERS:
+                continue
             if close := nearest(name, PLAIN_FIELDS, 0.85):
                 raise BadRow("E_FIELD_FORBIDDEN", f"{shown(name)} is not known; did you mean {close!r}?")
             self._own_columns.add(name)
@@ -207,5 +211,17 @@ def _must_fit(prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
         raise BadRow("E_TOO_LONG", f"{spans}; the model holds {max_model_len}, so shorten one of them")
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+def _digest(scope: str, url: str, how: str, name: str, value: Any) -> str:
+    compared = {"policy": POLICY_VERSION, "scope": scope, "url": url, "how": how, name: value}
+    return hashlib.sha256(canonical(compared).encode()).hexdigest()
+
+
+def _frame(scope: str, url: str, how: str, history: tuple[tuple[str, str], ...], role: str) -> str:
+    """Of what stands before the last message. Rows often share it; a long one is not worth being remembered."""
+    short = sum(len(content) for _, content in history) <= MAX_REMEMBERED_CHARACTERS
+    return (_frame_of if short else _frame_of.__wrapped__)(scope, url, how, history, role)
+
+
+@functools.lru_cache(maxsize=256)
+def _frame_of(scope: str, url: str, how: str, history: tuple[tuple[str, str], ...], role: str) -> str:
+    return _digest(scope, url, how, "history", [*history, role])

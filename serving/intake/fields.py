@@ -34,9 +34,11 @@ IGNORED_FIELDS = frozenset({
 })  # fmt: skip
 
 
-@functools.lru_cache(maxsize=4096)
 def nearest(name: str, known: frozenset[str], cutoff: float = 0.6) -> str | None:
     """The known name that `name` seems to mean."""
-    if len(name) > MAX_NAME_CHARACTERS:
-        return None
+    return None if len(name) > MAX_NAME_CHARACTERS else _nearest(name, known, cutoff)
+
+
+@functools.lru_cache(maxsize=4096)
+def _nearest(name: str, known: frozenset[str], cutoff: float) -> str | None:
     return next(iter(difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=cutoff)), None)

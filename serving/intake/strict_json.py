@@ -1,6 +1,7 @@
 """The one JSON parser that text from outside goes through: what two parsers could read differently is refused."""
 
 import json
+import re
 from typing import Any
 
 from serving.intake.shown import shown
@@ -8,6 +9,7 @@ from serving.intake.shown import shown
 MAX_LINE_BYTES = 8 * 2**20
 MAX_DEPTH = 64
 MAX_INTEGER = 2**63 - 1
+HALF_A_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # in raw UTF-8 there is none
 MAX_DIGITS = 20  # with the sign; int() itself is slow, or refuses, for very many
 
 
@@ -44,7 +46,11 @@ def parse_line(line: bytes) -> Any:
     except MemoryError:
         reason = "holds more values than fit the memory of admission; split it"
         raise NotStrictJson("E_LINE_TOO_LONG", reason) from None
-    _check(value, depth=0)
+    # Most lines can hold neither, and to go through a value costs as much as to read it.
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _must_not_be_too_deep(value)
+    if HALF_A_CHARACTER.search(text):
+        _must_hold_whole_characters(value)
     return value
 
 
@@ -81,26 +87,35 @@ def _finite(text: str) -> float:
 
 
 def _in_range(text: str) -> int:
-    if len(text) > MAX_DIGITS or abs(int(text)) > MAX_INTEGER:
+    value = int(text) if len(text) <= MAX_DIGITS else None
+    if value is None or abs(value) > MAX_INTEGER:
         raise NotStrictJson("E_NUMBER", f"integer {text[:80]} is beyond 64 bits; write it as text")
-    return int(text)
+    return value
 
 
-def _check(value: Any, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise _too_deep()
+def _must_not_be_too_deep(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        containers = [inner.values() if isinstance(inner, dict) else inner for inner in level]
+        level = [inner for container in containers for inner in container if isinstance(inner, (dict, list))]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _must_hold_whole_characters(value: Any) -> None:
     if isinstance(value, str):
-        _check_text(value)
+        _must_be_whole(value)
     elif isinstance(value, dict):
         for key, inner in value.items():
-            _check_text(key)
-            _check(inner, depth + 1)
+            _must_be_whole(key)
+            _must_hold_whole_characters(inner)
     elif isinstance(value, list):
         for inner in value:
-            _check(inner, depth + 1)
+            _must_hold_whole_characters(inner)
 
 
-def _check_text(text: str) -> None:
+def _must_be_whole(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:

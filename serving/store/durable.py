@@ -32,6 +32,7 @@ class Disk:
     fsync = staticmethod(os.fsync)
     close = staticmethod(os.close)
     rename = staticmethod(os.replace)
+    link = staticmethod(os.link)
     remove = staticmethod(os.unlink)
     make_folder = staticmethod(os.mkdir)
 
@@ -45,15 +46,16 @@ class Disk:
 DISK = Disk()
 
 
-def write_bytes(path: Path, data: bytes) -> str:
+def write_bytes(path: Path, data: bytes, new: bool = False) -> str:
     """Put `data` at `path` in one step that survives a crash; returns its sha256."""
-    return write_blocks(path, [data])
+    return write_blocks(path, [data], new)
 
 
-def write_blocks(path: Path, blocks: Iterable[bytes]) -> str:
+def write_blocks(path: Path, blocks: Iterable[bytes], new: bool = False) -> str:
     """The same for data that comes block by block.
 
     Raises:
+        FileExistsError: it was to be `new`, and another process was first.
         DiskFault: a write failed, or what can be read back is not what was written; nothing is at `path` but what was
             there before. A failed fsync raises nothing: it ends the process, since the kernel may have dropped pages
             that it will never report again.
@@ -73,7 +75,14 @@ def write_blocks(path: Path, blocks: Iterable[bytes]) -> str:
             DISK.close(descriptor)
         if (found := sha256_of(aside)) != digest.hexdigest():
             raise DiskFault(f"{path}: the disk gave back other bytes than were written (sha256 {found}); check it")
-        DISK.rename(aside, path)
+        if new:
+            DISK.link(aside, path)
+            _forget(aside)
+        else:
+            DISK.rename(aside, path)
+    except FileExistsError:
+        _forget(aside)
+        raise
     except OSError as error:
         _forget(aside)
         raise _explained(error, path, size) from None
@@ -82,6 +91,22 @@ def write_blocks(path: Path, blocks: Iterable[bytes]) -> str:
         raise
     sync_folder(path.parent)
     return digest.hexdigest()
+
+
+def open_new(path: Path, data: bytes) -> int:
+    """A descriptor, to read and write, of a new file with `data` in it: for what need not outlive a power failure."""
+    try:
+        descriptor = DISK.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(descriptor, data)
+        except BaseException:
+            DISK.close(descriptor)
+            raise
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _explained(error, path, len(data)) from None
+    return descriptor
 
 
 class Appender:

@@ -70,13 +70,23 @@ def read_journal(path: Path) -> Read:
     return Read(frames, len(data) - start)
 
 
+def _frame_follows(data: bytes, start: int) -> bool:
+    """True if a later frame was begun, so that the one at `start` had been completed."""
+    at = start
+    while (at := data.find(MAGIC, at + 1)) >= 0:
+        fields, crc = data[at : at + FIELDS.size], data[at + FIELDS.size : at + HEADER_BYTES]
+        if crc == CRC.pack(zlib.crc32(fields)):
+            return True
+    return False
+
+
 def _end_of_frame(path: Path, data: bytes, start: int, place: int) -> int | None:
     """Where the frame at `start` ends, or None if it was never completed.
 
     A payload is JSON and ends in a brace, so a file that ends in a zero byte ends in space that was never written.
     """
     header = data[start : start + HEADER_BYTES]
-    unwritten = data.endswith(b"\0")
+    unwritten = data.endswith(b"\0") and not _frame_follows(data, start)
     if len(header) < HEADER_BYTES:
         return None
     fields, (expected,) = header[: FIELDS.size], CRC.unpack(header[FIELDS.size :])

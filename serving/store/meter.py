@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from serving.store import durable
+from serving.store.durable import open_new
 
 FIELDS = struct.Struct("<8sdQQ")  # mark, seconds, prompt tokens computed, output tokens; vllm_worker.py writes them too
 MARK = b"gmmeter1"
@@ -36,12 +36,11 @@ class Meter:
         self.path = path
         self._began = time.monotonic()
         self._prompt_tokens = self._completion_tokens = 0
-        descriptor = durable.DISK.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = open_new(path, FIELDS.pack(MARK, 0.0, 0, 0))
         try:
-            durable.DISK.write(descriptor, FIELDS.pack(MARK, 0.0, 0, 0))
             self._page = mmap.mmap(descriptor, FIELDS.size)
         finally:
-            durable.DISK.close(descriptor)
+            os.close(descriptor)
 
     @property
     def name(self) -> str:
@@ -71,7 +70,10 @@ class Meter:
 
 def read_meter(path: Path) -> Spent:
     """What a meter showed last; nothing where a power failure took it."""
-    return _spent(path.read_bytes())
+    try:
+        return _spent(path.read_bytes())
+    except FileNotFoundError:
+        return Spent()
 
 
 def _spent(page: bytes) -> Spent:

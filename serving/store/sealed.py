@@ -15,9 +15,9 @@ class Corrupt(RuntimeError):
     """A file of a run is not what was written. Names the file, what was expected and what was found."""
 
 
-def write_sealed(path: Path, facts: dict[str, Any]) -> str:
-    """Write `facts`, which must not be empty; returns the sha256 of the whole file."""
-    return write_bytes(path, sealed(facts))
+def write_sealed(path: Path, facts: dict[str, Any], new: bool = False) -> str:
+    """Write `facts`, which must not be empty; returns the sha256 of the whole file. `new` is as in write_blocks."""
+    return write_bytes(path, sealed(facts), new)
 
 
 def sealed(facts: dict[str, Any]) -> bytes:

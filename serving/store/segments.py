@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from serving.digest import sha256_of
 from serving.records import Overhead, Settled
-from serving.store.durable import remove
+from serving.store.durable import DiskFault, remove
 from serving.store.journal import Journal, read_journal
 from serving.store.schemas import SEGMENT, settled_to_columns
 from serving.store.sealed import Corrupt, read_sealed, write_sealed
@@ -70,7 +70,7 @@ class Span:
         return cls([settled_to_columns(row) for row in rows], list(overheads), **rest)
 
     def to_frame(self) -> dict[str, Any]:
-        rows = [[*row.values()] for row in self.rows]
+        rows = [[row[name] for name in SEGMENT.names] for row in self.rows]
         for row in rows:
             row[USD_PLACE] = str(row[USD_PLACE])
         return {
@@ -146,8 +146,20 @@ class Chain:
         spans = [*self._spans, *more]
         if not spans:
             return
-        self._check()
         file = self._folder / str(self._next)
+        try:
+            self._write(file, spans, recovers)
+        except DiskFault:
+            self._check()  # it may be that whoever took the run over has removed what was half written
+            raise
+        if self._journal is not None:
+            self._journal.close()
+            remove(self._journal.path)
+        self._journal, self._spans = None, []
+        self._next = Name(self._next.epoch, self._next.chain, self._next.number + 1)
+
+    def _write(self, file: Path, spans: list[Span], recovers: str | None) -> None:
+        self._check()
         table = pa.Table.from_pylist([row for span in spans for row in span.rows], SEGMENT)
         witness = write_table(file.with_suffix(TABLE), table)
         facts = {**sums(table), **witness.to_facts(), **_joined(spans), "previous": self._previous}
@@ -155,11 +167,6 @@ class Chain:
         self._check()
         self._previous = write_sealed(file.with_suffix(MANIFEST), facts)
         self._check()
-        if self._journal is not None:
-            self._journal.close()
-            remove(self._journal.path)
-        self._journal, self._spans = None, []
-        self._next = Name(self._next.epoch, self._next.chain, self._next.number + 1)
 
 
 def _joined(spans: list[Span]) -> dict[str, Any]:
@@ -230,14 +237,23 @@ def read_rows(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Tab
 
 def durable_outcomes(folder: Path) -> Counter[str]:
     """How many rows have left in which way: those in segments, and those that are durable in a journal."""
-    left = journals(folder)  # read before the segments: a journal that is sealed meanwhile is then passed over
+    while True:
+        try:
+            return _durable_outcomes(folder)
+        except FileNotFoundError:
+            continue  # a journal became a segment meanwhile: look again
+
+
+def _durable_outcomes(folder: Path) -> Counter[str]:
+    left, ends = journals(folder), read_ends(folder)
     segments = read_segments(folder)
     outcomes = Counter[str]()
     for segment in segments:
         outcomes.update({name: segment.facts[name] for name in ("answered", "failed")})
     sealed = {str(segment.name) for segment in segments} | {segment.facts["recovers"] for segment in segments}
     for name, file in left:
-        if str(name) not in sealed and file.exists():
+        counts = name.epoch not in ends or str(name) in ends[name.epoch]["journals"]
+        if counts and str(name) not in sealed:
             spans = (Span.from_frame(frame) for frame in read_journal(file).frames)
             outcomes.update(row["outcome"] for span in spans for row in span.rows)
     return outcomes

@@ -78,6 +78,7 @@ class Writer:
 
     def end(self) -> None:
         """Leave in good order: whoever reads the run knows that it is whole."""
+        self.check()
         _write_end(self.folder, self.epoch)
 
 
@@ -86,25 +87,28 @@ def take(folder: Path, meters: Path, notes: Mapping[str, Any]) -> Writer:
     make_folder(folder)
     make_folder(meters)
     drop_unfinished(folder)
-    epoch = last_epoch(folder) + 1
-    holder = {
-        "epoch": epoch,
-        "pid": os.getpid(),
-        "host": platform.node(),
-        "since_unix_s": round(time.time(), 3),
-        **notes,
-    }
-    write_sealed(taken_file(folder, epoch), holder)
+    epoch = _take_epoch(folder, notes)
     ended = read_ends(folder)
     for earlier in range(1, epoch):
         if earlier not in ended:
             _write_end(folder, earlier)
     writer = Writer(folder, meters, epoch)
     segments = read_segments(folder)
-    _drop_what_does_not_count(folder, segments)
+    _drop_what_does_not_count(writer, segments)
     _recover_journals(writer, segments)
     writer.losses = _losses(writer)
     return writer
+
+
+def _take_epoch(folder: Path, notes: Mapping[str, Any]) -> int:
+    """One that nobody else has, not even a process that takes the run at the same moment."""
+    epoch = last_epoch(folder) + 1
+    who = {"epoch": epoch, "pid": os.getpid(), "host": platform.node(), "since_unix_s": round(time.time(), 3)}
+    try:
+        write_sealed(taken_file(folder, epoch), {**who, **notes}, new=True)
+    except FileExistsError:
+        return _take_epoch(folder, notes)
+    return epoch
 
 
 def holder_of(folder: Path) -> dict[str, Any] | None:
@@ -129,15 +133,21 @@ def _write_end(folder: Path, epoch: int) -> None:
         chain: {"last": head.name.number, "sha256": sha256_of(head.manifest)} for chain, head in sorted(heads.items())
     }
     left = [str(name) for name, _ in journals(folder) if name.epoch == epoch]
-    write_sealed(folder / f"writer-{epoch:04}.ended.json", {"chains": chains, "journals": left})
+    try:
+        write_sealed(folder / f"writer-{epoch:04}.ended.json", {"chains": chains, "journals": left}, new=True)
+    except FileExistsError:
+        pass  # the first word counts
 
 
-def _drop_what_does_not_count(folder: Path, segments: list[Segment]) -> None:
-    """Tables whose manifest never came, and segments of a writer that did not know that it had ended."""
+def _drop_what_does_not_count(writer: Writer, segments: list[Segment]) -> None:
+    """Tables whose manifest never came, and segments of a writer that did not know that it had ended.
+
+    Nothing of a later writer: this one may be superseded itself, and not know it yet.
+    """
     counting = {segment.name for segment in segments}
     for suffix in (MANIFEST, TABLE):  # the manifest first: a table without one is nothing
-        for file in folder.glob(f"*{suffix}"):
-            if (name := Name.of(file, suffix)) and name not in counting:
+        for file in writer.folder.glob(f"*{suffix}"):
+            if (name := Name.of(file, suffix)) and name.epoch < writer.epoch and name not in counting:
                 remove(file)
 
 
@@ -146,6 +156,8 @@ def _recover_journals(writer: Writer, segments: list[Segment]) -> None:
     recovered = {segment.facts["recovers"] for segment in segments}
     left = {name for end in read_ends(writer.folder).values() for name in end["journals"]}
     for name, file in journals(writer.folder):
+        if name.epoch >= writer.epoch:
+            continue
         if str(name) in left - sealed - recovered and (spans := _spans(file)):
             writer.chain(RECOVERED).seal(*spans, recovers=str(name))
         remove(file)

@@ -1,9 +1,13 @@
 """A job that is wrong ends with exit code 2 and one line that names the thing and the way out; nothing is spent."""
 
+import gzip
+import json
+import signal
+
 import pytest
 
 from serving.config import BadJob, load_job
-from tests.cli.command import Done, Place, one_line, row, rows
+from tests.cli.command import Done, Place, one_line, row, rows, wait_until
 
 
 def refused(place: Place, done: Done) -> str:
@@ -162,3 +166,47 @@ def test_a_runs_folder_that_is_a_file(place: Place) -> None:
     done = place.run()
     assert done.code == 2
     assert "runs" in one_line(done.err)
+
+
+def test_on_request_the_first_bad_row_refuses_the_job(place: Place) -> None:
+    place.prompts([row("a", "x"), row("b", "y", n=99), row("c", "")])
+    said = refused(place, place.run("--set", "dataset.on_bad_row=stop"))
+    assert said.startswith("gristmill: E_PARAM prompts.jsonl:2: body.n is 99; it must be an integer from 1 to 8")
+    assert place.runs == []
+
+
+def test_a_delimiter_is_said_not_guessed(place: Place) -> None:
+    place.write("p.csv", "id;prompt\na;hello\n")
+    said = refused(place, place.run("--input", "p.csv"))
+    assert "E_CSV p.csv:1: the first line names one column, 'id;prompt'" in said
+    done = place.run("--input", "p.csv", "--set", "dataset.delimiter=;")
+    assert (done.code, place.answers()) == (0, {"a": "hello"})
+
+
+@pytest.mark.parametrize("value", ['""', '";;"', '"\\n"', "'\"'"])
+def test_a_delimiter_that_cannot_be_one_is_named(place: Place, value: str) -> None:
+    with pytest.raises(BadJob) as refusal:
+        load_job(place.folder / "job.toml", [f"dataset.delimiter={value}"])
+    assert "dataset.delimiter" in one_line(str(refusal.value))
+
+
+def test_a_bomb_names_the_key_that_lets_it_through(place: Place) -> None:
+    text = json.dumps({"id": "a", "prompt": "hi", "mine": "x" * 2**20}) + "\n"
+    lines = "".join(text.replace('"a"', f'"{number}"') for number in range(17))
+    (place.folder / "prompts.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    said = refused(place, place.run("--input", "prompts.jsonl.gz"))
+    assert "E_RATIO" in said
+    assert "raise dataset.max_ratio" in said
+    done = place.run("--input", "prompts.jsonl.gz", "--set", "dataset.max_ratio=2000")
+    assert (done.code, len(place.answers())) == (0, 17)
+
+
+def test_an_interrupted_admission_leaves_no_run_and_no_traceback(place: Place) -> None:
+    place.prompts(rows(300_000))
+    process = place.start("--quiet")
+    wait_until(lambda: list((place.folder / "runs").glob("*/admitted")) != [], process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert one_line(err) == "interrupted; run the same command again to resume"
+    assert place.runs == []

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 FILES = Path(__file__).parent / "files"
 MIB = 2**20
 GOOD = b'{"custom_id": "a", "body": {"messages": [{"role": "user", "content": "hi"}]}}\n'
+MANY_VALUES = b'{"id": "many", "prompt": "x", "mine": [' + b'{"":0},' * 1_100_000 + b"0]}\n"
 TWO = GOOD + GOOD.replace(b'"a"', b'"b"')
 
 
@@ -160,6 +161,7 @@ SMALL = [
 BUILT = [
     Seed("B17", "long_line.jsonl", "E_LINE_TOO_LONG", data(b'{"a": "' + b"x" * 20 * MIB + b'"}\n' + TWO), whole=False),
     Seed("B17", "huge_line.jsonl", "E_LINE_TOO_LONG", sparse(2**31), whole=False, most_s=15),
+    Seed("B16", "many_values.jsonl", None, data(MANY_VALUES + TWO)),
     Seed("B27", "torn.parquet", "E_PARQUET", data(parquet(rows(100))[:-200])),
     Seed(
         "B28",
@@ -168,8 +170,8 @@ BUILT = [
         data(bits_flipped(parquet(rows(1000), write_page_checksum=True), 2000)),
     ),
     Seed("B29", "bomb.parquet", "E_RATIO", lambda path: path.write_bytes(bomb("x" * 1000, 200_000))),
-    Seed("B29", "wide_bomb.parquet", "E_RATIO", lambda path: path.write_bytes(bomb("x" * MIB, 2_000))),
-    Seed("B29", "page_bomb.parquet", "E_RATIO", lambda path: path.write_bytes(lone_page(400 * MIB))),
+    Seed("B29", "wide_bomb.parquet", "E_RATIO", lambda path: path.write_bytes(bomb("x" * MIB, 400))),
+    Seed("B29", "page_bomb.parquet", "E_RATIO", lambda path: path.write_bytes(lone_page(256 * MIB))),
     Seed(
         "B29",
         "null_bomb.parquet",

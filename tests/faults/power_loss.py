@@ -22,9 +22,9 @@ PIECES = 256  # a torn write is cut at so many places; one of fewer bytes at eve
 class Op:
     """One system call. `file` numbers files in the order of their making; a file keeps its number when renamed."""
 
-    call: str  # create | write | sync | rename | remove | make_folder | sync_folder
+    call: str  # create | write | sync | rename | link | remove | make_folder | sync_folder
     path: str = ""
-    other: str = ""  # the new name of a rename
+    other: str = ""  # the new name of a rename or a link
     file: int = -1
     data: bytes = b""
 
@@ -78,6 +78,13 @@ class RecordingDisk(durable.Disk):
             self._files[after] = self._files.pop(before)
             self.ops.append(Op("rename", before, after))
 
+    def link(self, old: Any, new: Any) -> None:  # type: ignore[override]
+        os.link(old, new)
+        before, after = self._name(old), self._name(new)
+        if before is not None and after is not None:
+            self._files[after] = self._files[before]
+            self.ops.append(Op("link", before, after, self._files[before]))
+
     def remove(self, path: Any) -> None:  # type: ignore[override]
         os.unlink(path)
         if (name := self._name(path)) is not None:
@@ -122,6 +129,8 @@ class Durable:
             self.folders.add(op.path)
         elif op.call == "create":
             self.names[op.path] = op.file
+        elif op.call == "link":
+            self.names[op.other] = op.file
         elif op.call == "remove":
             self.names.pop(op.path, None)
         elif op.call == "rename":
@@ -149,6 +158,8 @@ def _with_files(ops: list[Op]) -> Iterator[Op]:
     for op in ops:
         if op.call == "create":
             files[op.path] = op.file
+        elif op.call == "link":
+            files[op.other] = op.file
         elif op.call == "rename":
             files[op.other] = files.pop(op.path)
             op = Op(op.call, op.path, op.other, files[op.other])

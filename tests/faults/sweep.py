@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-SHOWN, LINE = 24, 900
+SHOWN, LINE = 24, 700
 NAMES = re.compile(r"/[^ ,:]*|\b[0-9a-f]*[0-9][0-9a-f]*\b|[0-9]+")  # paths, numbers, digests
 
 Trial = Callable[[Path], tuple[bool, list[str]]]  # in its folder: did the fault fire, and what was violated?

@@ -105,7 +105,7 @@ def test_the_five_bad_rows_are_refused_with_file_and_line(killed_and_resumed: tu
     assert [(error["error"]["line"], error["error"]["code"]) for error in errors] == [
         (52, "E_JSON"),
         (135, "E_PROMPT"),
-        (205, "E_FIELD"),
+        (205, "E_FIELD_FORBIDDEN"),
         (280, "E_PARAM"),
         (363, "E_MESSAGES"),
     ]
