@@ -5,7 +5,7 @@ import gzip
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.intake.files import BadInput
@@ -50,6 +50,7 @@ def test_several_packed_one_after_the_other_are_one_file(tmp_path: Path, ending:
     assert values(put(tmp_path / f"in.jsonl{ending}", packed)) == [{"a": 1}, {"a": 2}]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(1, 7))
 def test_what_is_packed_in_any_pieces_comes_out_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, text: bytes, pieces: int

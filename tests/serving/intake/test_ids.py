@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.intake import ids as module
@@ -22,6 +22,7 @@ def first_twin(folder: Path, names: list[str]) -> str | None:
     return None
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab", min_size=1, max_size=3), max_size=12))
 def test_the_first_id_that_comes_again_is_named_with_both_places(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]

@@ -46,7 +46,7 @@ def held_to_its_promise(file: Path) -> None:
 
 
 @given(st.binary(max_size=300), st.sampled_from(SUFFIXES))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_bytes_of_any_kind_end_in_rows_or_refusals(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str
 ) -> None:
@@ -70,7 +70,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(NAMES, VALUES, max_size=6))
 @example({"id": "a", "prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": 3}}}})
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_any_object_is_a_row_or_a_refusal(tmp_path_factory: pytest.TempPathFactory, value: dict[str, object]) -> None:
     """As Parquet or another reader may give it, whatever JSON could not hold included."""
     for form in FORMS:

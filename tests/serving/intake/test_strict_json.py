@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.intake.strict_json import MAX_DEPTH, MAX_LINE_BYTES, NotStrictJson, parse_line
@@ -43,11 +43,13 @@ def test_a_line_that_two_parsers_could_read_differently_is_refused(code: str, li
     assert refused.value.code == code
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_what_is_strict_json_is_read_as_json_reads_it(value: object) -> None:
     assert parse_line(json.dumps(value).encode()) == value
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_end_in_a_value_or_a_refusal(line: bytes) -> None:
     try:
