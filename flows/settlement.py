@@ -96,8 +96,11 @@ class Settlement:
         span = self._span()
         lost = self._lost()
         seconds = 0.0 if span.rows else self.work.limits.lap()
-        if lost or seconds > LEAST_WASTE_S:
+        if self._in_flight and (lost or seconds > LEAST_WASTE_S):
             span.overheads.append(waste(self.work, self.meter.name, self.lane.name, seconds, lost))
+        elif seconds > LEAST_WASTE_S:
+            usd = usd_of_time(self.work.price, seconds)
+            span.overheads.append(Overhead("shut_down", self.lane.name, round(seconds, 6), usd, engine=self.meter.name))
         span = replace(span, closes=(self.meter.name,))
         if span.rows or span.overheads or self._chain.waiting_rows:
             self._chain.seal(span)

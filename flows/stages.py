@@ -25,7 +25,7 @@ from optimizer.collapse import (
 from optimizer.cost import usd_of_time
 from optimizer.route import route as lane_of
 from serving.records import Overhead, sampling_from_json
-from serving.store.durable import remove
+from serving.store.durable import drop_unfinished, remove
 from serving.store.parts import PartWriter, read_manifest
 from serving.store.schemas import MEMBERS, PAIRS, ROUTES
 
@@ -179,6 +179,7 @@ def publish(work: Work) -> Figures:
     from serving.store.ledger import open_ledger, write_ledger
 
     runs = work.run.folder.parent
+    drop_unfinished(work.run.export)
     with open_ledger(runs, work.run) as ledger:
         export(work.run, ledger)
         found = ledger.execute(
@@ -186,7 +187,8 @@ def publish(work: Work) -> Figures:
             {"run": work.run.run_id},
         ).fetchone()
     open_rows = found[0] if found else 0
+    write_ledger(runs)  # before the run is finished: a finished one is not written to any more
     if open_rows == 0:
+        work.writer.end()
         finish(work.run)
-    write_ledger(runs)
     return {"open_rows": open_rows}

@@ -199,7 +199,7 @@ class Price:
 class Overhead:
     """Money that no single row caused: engine start-up, embedding, work that a crash threw away."""
 
-    kind: str  # start_up | embedding | waste
+    kind: str  # start_up | shut_down | embedding | waste
     lane: str | None
     seconds: float
     usd: Decimal

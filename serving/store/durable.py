@@ -99,6 +99,8 @@ def open_new(path: Path, data: bytes) -> int:
         descriptor = DISK.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             _write_all(descriptor, data)
+            if (found := os.fstat(descriptor).st_size) != len(data):
+                raise DiskFault(f"{path}: {found} bytes, but {len(data)} were written; check the disk")
         except BaseException:
             DISK.close(descriptor)
             raise

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +22,7 @@ from serving.store.parts import read_manifest
 from serving.store.run import Run, all_runs
 from serving.store.schemas import MEMBERS, PAIRS, REFUSED, REQUESTS, ROUTES, SEGMENT
 from serving.store.sealed import Corrupt
-from serving.store.segments import Segment, read_segments
+from serving.store.segments import MANIFEST, Name, Segment, read_segments
 
 if TYPE_CHECKING:
     import duckdb
@@ -51,6 +52,10 @@ UNREADABLE = "CREATE TABLE unreadable (run_id VARCHAR, reason VARCHAR)"
 VIEW_SCHEMAS = {"requests": REQUESTS, "refusals": REFUSED, "pairs": PAIRS, "members": MEMBERS, "routes": ROUTES}
 
 
+class LedgerFault(OSError):
+    """DuckDB could not read or write what it was asked to; the run folders are as they were."""
+
+
 class BadQuery(ValueError):
     """A query that is not known, or that DuckDB refused."""
 
@@ -68,19 +73,24 @@ class Answer:
     rows: list[tuple[Any, ...]]
 
 
-def open_ledger(runs: Path, only: Run | None = None) -> "duckdb.DuckDBPyConnection":
+@contextmanager
+def open_ledger(runs: Path, only: Run | None = None) -> Iterator["duckdb.DuckDBPyConnection"]:
     """All views, in memory: no lock, so it can be read while a run goes on. It reads the files of the runs, or those of
-    the `only` run that is asked about, and nothing else."""
+    the `only` run that is asked about, and nothing else.
+
+    Raises:
+        LedgerFault: DuckDB met an error of the disk or of the machine.
+    """
     import duckdb
 
-    ledger = duckdb.connect(":memory:")
-    listed = _fill(ledger, runs, only)
-    # The order matters: once external access is off no file can be added, and at last no setting can be changed.
-    ledger.execute("SET allowed_paths = $files", {"files": listed})
-    ledger.execute("SET temp_directory = $spill", {"spill": str(runs.resolve() / SPILL)})
-    for setting in LOCKED_DOWN:
-        ledger.execute(f"SET {setting}")
-    return ledger
+    with _explained(runs), duckdb.connect(":memory:") as ledger:
+        listed = _fill(ledger, runs, only)
+        # The order matters: once external access is off no file can be added, and at last no setting can be changed.
+        ledger.execute("SET allowed_paths = $files", {"files": listed})
+        ledger.execute("SET temp_directory = $spill", {"spill": str(runs.resolve() / SPILL)})
+        for setting in LOCKED_DOWN:
+            ledger.execute(f"SET {setting}")
+        yield ledger
 
 
 def write_ledger(runs: Path) -> Path:
@@ -91,13 +101,38 @@ def write_ledger(runs: Path) -> Path:
     state = _state(runs)
     if file.exists() and _state_of(file) == state:
         return file
-    aside.unlink(missing_ok=True)
-    with duckdb.connect(str(aside)) as ledger:
-        _fill(ledger, runs, None)
-        ledger.execute("CREATE TABLE ledger_state AS SELECT $state AS state", {"state": state})
-    aside.replace(file)
+    _drop_unfinished(runs)
+    with _explained(file):
+        with duckdb.connect(str(aside)) as ledger:
+            ledger.begin()
+            _fill(ledger, runs, None)
+            ledger.execute("CREATE TABLE ledger_state AS SELECT $state AS state", {"state": state})
+            ledger.commit()
+            ledger.execute("CHECKPOINT")  # closing does it too, and says nothing where it fails
+        with duckdb.connect(str(aside), read_only=True) as ledger:  # what a client will find
+            ledger.execute("SELECT * FROM bills, ledger_state").fetchall()
+        aside.replace(file)
     sync_folder(runs)
     return file
+
+
+@contextmanager
+def _explained(what: Path) -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        said = " ".join(str(error).split())[:300]
+        raise LedgerFault(f"{what}: DuckDB: {said}; mend that, then run the same command again") from None
+
+
+def _drop_unfinished(runs: Path) -> None:
+    """What a process left that was killed while it made the ledger; others may be making theirs."""
+    for left in runs.glob(f".{FILE}.*{WRITING}*"):
+        pid = left.name.removeprefix(f".{FILE}.").partition(".")[0]
+        if pid == str(os.getpid()) or not Path("/proc", pid).exists():
+            left.unlink(missing_ok=True)
 
 
 def ask(ledger: "duckdb.DuckDBPyConnection", sql: str, **values: Any) -> Answer:
@@ -236,9 +271,12 @@ def _quoted(text: str) -> str:
 
 
 def _state(runs: Path) -> str:
-    """Changes whenever a run gains a file that counts."""
-    found = [file for pattern in ("*/run.json", "*/*/*.json") for file in runs.glob(pattern)]
-    marks = sorted((str(file.relative_to(runs)), file.stat().st_mtime_ns, file.stat().st_size) for file in found)
+    """Changes whenever a run gains a file that the views read."""
+    files = [
+        file for pattern in ("*/run.json", "*/admitted/*.json", "*/decisions/*.json") for file in runs.glob(pattern)
+    ]
+    files += [file for file in runs.glob("*/segments/*.json") if Name.of(file, MANIFEST)]
+    marks = sorted((str(file.relative_to(runs)), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
     return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
 
 

@@ -33,8 +33,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise Corrupt(f"{path}: cannot be read: {error.strerror}") from None
+    except FileNotFoundError:
+        raise Corrupt(f"{path}: missing") from None
     body, seal, rest = data.rpartition(SEAL)
     expected = rest.removesuffix(END)
     if not seal or not rest.endswith(END):

@@ -57,6 +57,7 @@ class Writer:
     losses: list[Loss] = field(default_factory=list)  # to be booked with Span.closes
     _chains: dict[str, Chain] = field(default_factory=dict)
     _engines: int = 0
+    _ended: bool = False
 
     def chain(self, name: str) -> Chain:
         if name not in self._chains:
@@ -77,9 +78,12 @@ class Writer:
             )
 
     def end(self) -> None:
-        """Leave in good order: whoever reads the run knows that it is whole."""
-        self.check()
-        _write_end(self.folder, self.epoch)
+        """Leave in good order: whoever reads the run knows that it is whole. Nothing may be written after it."""
+        if not self._ended:
+            self.check()
+            drop_unfinished(self.folder)
+            _write_end(self.folder, self.epoch)
+            self._ended = True
 
 
 def take(folder: Path, meters: Path, notes: Mapping[str, Any]) -> Writer:

@@ -19,7 +19,7 @@ ROWS = 10  # four journal frames, two segments
 OPENS = Kind.OPEN_READ | Kind.OPEN_WRITE
 NEEDS_SPACE = Kind.OPEN_WRITE | Kind.WRITE | Kind.MKDIR | Kind.RENAME | Kind.TRUNCATE
 OF_THE_LEDGER = ".ledger.duckdb"  # a third of all calls is DuckDB's, to one file that is made anew at will
-EVERY_NTH_OF_THE_OTHERS = long_form("GRISTMILL_EVERY_NTH_CALL", 6)
+EVERY_NTH_OF_THE_OTHERS = long_form("GRISTMILL_EVERY_NTH_CALL", 8)
 RERUN_EVERY = 8
 
 FAULTS = {
