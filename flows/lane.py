@@ -56,11 +56,13 @@ def _run_engine(work: Work, lane: Lane, pending: Rows) -> bool:
     kv_tokens = _kv_tokens(work, pending)
     drain = not work.price.bills_time
     settlement = None
+    opened = None
     with work.metered(lane.name) as meter:
         try:
-            with open_engine(
+            opened = open_engine(
                 work.job.engine, lane, log, work.asked_to_stop, meter, kv_tokens, drain, work.job.tenant.name
-            ) as engine:
+            )
+            with opened as engine:
                 start_up_s = work.limits.lap()
                 usd = usd_of_time(work.price, start_up_s)
                 start_up = Overhead("start_up", lane.name, round(start_up_s, 6), usd, engine=meter.name)
@@ -72,10 +74,12 @@ def _run_engine(work: Work, lane: Lane, pending: Rows) -> bool:
         finally:
             if settlement is not None:
                 settlement.finish()
-            else:  # it never became ready
+            elif opened is not None:  # it never became ready
                 lost_s = work.limits.lap()
                 lines = [waste(work, meter.name, lane.name, lost_s, 0)] if lost_s > LEAST_WASTE_S else []
                 close(work, meter.name, lane.name, lines)
+            else:  # these settings cannot be run, and nothing was
+                close(work, meter.name, lane.name, [])
 
 
 def _requests(work: Work, pending: Rows, columns: list[str] | None = None) -> Iterator[pa.Table]:

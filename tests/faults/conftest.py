@@ -17,10 +17,6 @@ IN_MEMORY = Path(
 )  # a killed process leaves the same files wherever they lie, and here an fsync costs nothing
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "faults: a sweep of crashes and faults; `make test-faults`")
-
-
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not can_build():

@@ -108,8 +108,13 @@ class Armed:
         return bool(self.control.fired)
 
     @property
+    def call(self) -> str:
+        """The name of the call that it fired at."""
+        return bytes(self.control.fired_call).decode()
+
+    @property
     def where(self) -> str:
-        return f"{self.control.fired_call.decode()} {self.control.fired_path.decode()}"
+        return f"{self.call} {bytes(self.control.fired_path).decode()}"
 
     def logged(self) -> list[Call]:
         return read_log(self.log)
