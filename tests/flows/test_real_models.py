@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from serving.store.segments import durable_outcomes
+
 ROOT = Path(__file__).parents[2]
 GRISTMILL = ROOT / ".venv" / "bin" / "gristmill"
 LIMIT_S = 400
@@ -31,6 +33,10 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+def durable_rows(runs: Path) -> int:
+    return sum(durable_outcomes(run.parent / "segments").total() for run in runs.glob("*/run.json"))
+
+
 @pytest.fixture(scope="module")
 def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
     """The run folder of the sample job, the receipt of its second start, and the rows that survived the kill."""
@@ -40,14 +46,14 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     give_up = time.monotonic() + LIMIT_S
-    while len(list(runs.glob("*/segments/*.json"))) < 2:
+    while durable_rows(runs) < 20:
         assert started.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < give_up
         time.sleep(0.1)
-    time.sleep(0.7)  # less than the two seconds after which more would be sealed: this much is thrown away
+    time.sleep(0.7)  # less than the second after which more would be durable: this much is thrown away
     started.send_signal(signal.SIGKILL)
     assert started.wait() == -signal.SIGKILL
-    survived = sum(json.loads(file.read_text())["rows"] for file in runs.glob("*/segments/*.json"))
+    survived = durable_rows(runs)
     _wait_until_no_engine_is_left()
 
     done = gristmill(runs, "run", "datasets/sample.toml")
