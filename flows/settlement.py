@@ -94,10 +94,11 @@ class Settlement:
         if self._failed:
             return
         span = self._span()
-        lost = self._lost()
         seconds = 0.0 if span.rows else self.work.limits.lap()
-        if self._in_flight and (lost or seconds > LEAST_WASTE_S):
-            span.overheads.append(waste(self.work, self.meter.name, self.lane.name, seconds, lost))
+        if self._in_flight:
+            lost = self._lost()
+            if lost or seconds > LEAST_WASTE_S:
+                span.overheads.append(waste(self.work, self.meter.name, self.lane.name, seconds, lost))
         elif seconds > LEAST_WASTE_S:
             usd = usd_of_time(self.work.price, seconds)
             span.overheads.append(Overhead("shut_down", self.lane.name, round(seconds, 6), usd, engine=self.meter.name))
@@ -145,8 +146,6 @@ class Settlement:
 
     def _lost(self) -> int:
         """Tokens that the engine computed for requests that it was not let finish."""
-        if not self._in_flight:
-            return 0
         spent = self.meter.read()
         prompt_tokens = spent.prompt_tokens - self._settled.prompt_tokens
         return max(0, prompt_tokens) + max(0, spent.completion_tokens - self._settled.completion_tokens)
