@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from serving.engine_config import EngineConfig, PagedCache, Precision
 from serving.engines.machine import Machine, settled, this_machine
 from serving.engines.vllm_engine import VllmEngine
 from serving.environment import settle
 from serving.intake.render import ModelRenderer
 from serving.models.folder import ModelFolder
-from serving.records import Endpoint, EngineConfig, Message, PagedCache, Precision, Request, Sampling
+from serving.records import Endpoint, Message, Request, Sampling
 
 FULL, INT8 = Path("models/smollm2-135m-instruct"), Path("models/smollm2-135m-instruct-w8a8")
 RESULTS = Path("bench/results/lanes.csv")

@@ -67,6 +67,7 @@ def _form(work: Work) -> Form:
         id_column=job.dataset.id,
         max_model_len=min(lengths, default=None),
         reading=Reading(job.dataset.delimiter, job.dataset.max_ratio),
+        adapters=frozenset(job.model.adapters),
     )
 
 

@@ -17,6 +17,7 @@ from flows.room import check_room
 from flows.settlement import book_the_past
 from flows.stages import collapse, publish, route
 from serving.config import Job
+from serving.engines.open import check_engine
 
 
 class Step(Protocol):
@@ -38,6 +39,8 @@ def answer_work(work: Work, step: Step = run_here) -> Receipt:
     """The same for a job that is open. A finished one is only read: no engine, no byte changed."""
     if work.finished:
         return take_receipt(work.run, StopReason.NONE)
+    for lane in work.job.lanes.values():
+        check_engine(work.job.engine, lane, work.adapters)
     with work.held():
         book_the_past(work)
         try:

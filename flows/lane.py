@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flows.members import Members, Rows, done_rows, pending_rows
+from flows.members import Members, Rows, answered_any, done_rows, pending_rows
 from flows.open import Work
+from flows.quarantine import Quarantine
 from flows.settlement import LEAST_WASTE_S, Settlement, close, usd_of_usage, waste
 from optimizer.cost import usd_of_time
 from optimizer.order import prefix_order
 from serving.engines.open import open_engine
-from serving.records import EngineDied, Lane, Overhead, Request, Usage, sampling_from_json
+from serving.records import Completion, EngineDied, Failure, Lane, Overhead, Request, Usage, sampling_from_json
 from serving.store.durable import make_folder
 from serving.store.schemas import request_from_columns
 
 FEED_ROWS = 256  # how many requests are decoded at a time
 # Rows are put in prefix order so many at a time: enough for every common prefix to be found, and memory stays flat.
 ORDERED_ROWS, ORDERED_BYTES = 65_536, 64 * 2**20
+FRUITLESS_DEATHS = 8  # in a row, without a row settled in between: halving a window takes no more
+REASON_CHARACTERS = 300
 BLOCK_SLACK_TOKENS = 128  # the largest block that an engine may only half fill, for each sequence
 
 
@@ -31,15 +34,19 @@ def lanes_to_run(work: Work) -> list[Lane]:
 
 
 def answer_lane(work: Work, lane: Lane) -> dict[str, Any]:
-    """Answer what is pending in a lane. An engine that dies is started again, as long as it gets anything done."""
+    """Answer what is pending in a lane. An engine that dies is started again, and the rows it may have died of are set
+    aside; one that never gets anything done is given up."""
+    quarantine = Quarantine()
+    fruitless = 0
     while True:
         pending = pending_rows(work, lane)
         if not len(pending) or work.limits.stop():
             return {"lane": lane.name, "pending": len(pending)}
         try:
-            complete = _run_engine(work, lane, pending)
+            complete = _run_engine(work, lane, pending, quarantine)
         except EngineDied as death:
-            if np.array_equal(pending_rows(work, lane), pending):
+            fruitless = fruitless + 1 if np.array_equal(pending_rows(work, lane), pending) else 0
+            if fruitless > (FRUITLESS_DEATHS if death.suspects else 0):
                 raise
             work.progress.say(f"{lane.name}: {death}; starting it again")
         else:
@@ -47,7 +54,7 @@ def answer_lane(work: Work, lane: Lane) -> dict[str, Any]:
                 raise EngineDied(f"{lane.name}: the engine ended without an answer for every row")
 
 
-def _run_engine(work: Work, lane: Lane, pending: Rows) -> bool:
+def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine) -> bool:
     """One engine from start to end; True if it answered all. Whatever happens to it, what it finished is settled."""
     logs = work.run.folder / "logs"
     make_folder(logs)
@@ -60,17 +67,15 @@ def _run_engine(work: Work, lane: Lane, pending: Rows) -> bool:
     with work.metered(lane.name) as meter:
         try:
             opened = open_engine(
-                work.job.engine, lane, log, work.asked_to_stop, meter, kv_tokens, drain, work.job.tenant.name
-            )
+                work.job.engine, lane, log, work.asked_to_stop, meter, kv_tokens, drain, work.job.tenant.name,
+                work.adapters,
+            )  # fmt: skip
             with opened as engine:
                 start_up_s = work.limits.lap()
                 usd = usd_of_time(work.price, start_up_s)
                 start_up = Overhead("start_up", lane.name, round(start_up_s, 6), usd, engine=meter.name)
                 settlement = Settlement(work, lane, engine, meter, Members.of(work), [start_up])
-                for completion in engine.run(settlement.fed(_feed(work, pending))):
-                    rows = settlement.add(completion)
-                    work.progress.advance(rows, completion.usage, work.limits.running_usd)
-                return settlement.complete
+                return _answer(work, pending, quarantine, settlement)
         finally:
             if settlement is not None:
                 settlement.finish()
@@ -80,6 +85,26 @@ def _run_engine(work: Work, lane: Lane, pending: Rows) -> bool:
                 close(work, meter.name, lane.name, lines)
             else:  # these settings cannot be run, and nothing was
                 close(work, meter.name, lane.name, [])
+
+
+def _answer(work: Work, pending: Rows, quarantine: Quarantine, settlement: Settlement) -> bool:
+    try:
+        for turn in quarantine.turns(pending):
+            for completion in settlement.engine.run(settlement.fed(_feed(work, turn))):
+                rows = settlement.add(completion)
+                work.progress.advance(rows, completion.usage, work.limits.running_usd)
+            if not settlement.complete or work.limits.stop():
+                break
+    except EngineDied as death:
+        killer = quarantine.died(death)
+        if killer is None:
+            raise
+        if not answered_any(work, settlement.lane):
+            raise EngineDied(f"it has answered no row, and died of a single one as well: {death}") from None
+        reason = f"the engine died with this row among others, and then with it alone: {death}"
+        settlement.add(Completion(killer, failure=Failure("E_ENGINE_DIED", reason[:REASON_CHARACTERS])))
+        raise
+    return settlement.complete
 
 
 def _requests(work: Work, pending: Rows, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -124,7 +149,7 @@ def _feed(work: Work, pending: Rows) -> Iterator[Request]:
 
 
 def _tables_to_order(work: Work, pending: Rows) -> Iterator[pa.Table]:
-    columns = ["row", "custom_id", "endpoint", "messages", "sampling", "prompt_token_ids"]
+    columns = ["row", "custom_id", "endpoint", "messages", "sampling", "prompt_token_ids", "adapter"]
     waiting: list[pa.Table] = []
     for part in _requests(work, pending, columns):
         waiting.append(part)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flows.open import Work
-from serving.records import Endpoint, Lane, Source
+from serving.records import Endpoint, Lane, Outcome, Source
 from serving.store.segments import read_rows
 
 Rows = NDArray[np.int64]
@@ -66,6 +66,14 @@ class Members:
 
 def done_rows(work: Work) -> Rows:
     return _numbers(list(read_rows(work.run.segments, ["row"])), "row")
+
+
+def answered_any(work: Work, lane: Lane) -> bool:
+    """True if the lane's engine has ever answered a row of this run."""
+    tables = read_rows(work.run.segments, ["lane", "outcome"])
+    return any(
+        (_is(table["lane"], lane.name) & _is(table["outcome"], Outcome.ANSWERED.value)).any() for table in tables
+    )
 
 
 def pending_rows(work: Work, lane: Lane) -> Rows:

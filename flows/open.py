@@ -16,9 +16,11 @@ from flows.limits import Limits, StopReason
 from flows.progress import Progress
 from optimizer.prices import price_of_hardware
 from serving.config import BadJob, Job
+from serving.engine_config import NO_ADAPTERS, Adapters
 from serving.intake.admit import POLICY_VERSION
 from serving.intake.files import InputFile, open_inputs, sha256_of_files
-from serving.models.folder import ModelFolder
+from serving.models.adapter import AdapterFolder, reserved_rank
+from serving.models.folder import ModelFolder, fingerprint_of
 from serving.records import Price
 from serving.store.finished import is_finished
 from serving.store.meter import Meter
@@ -26,6 +28,7 @@ from serving.store.run import Run, create, make_run_id
 from serving.store.verify import check_bytes
 from serving.store.writer import Writer
 
+MAX_ADAPTERS_AT_ONCE = 8  # of a batch: room for each is reserved in memory, others wait for the next batch
 PARTS_WITH_A_VERSION = (
     "gristmill",
     "vllm",
@@ -47,6 +50,7 @@ class Work:
     run: Run
     inputs: list[InputFile]
     models: dict[str, ModelFolder]  # by lane; empty where the model is a server's
+    adapters: Adapters
     price: Price
     progress: Progress
     limits: Limits
@@ -120,21 +124,25 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
         raise BadJob(f"--runs {runs}: not a folder; name one for the run folders")
     inputs = open_inputs(job.dataset.path, Path.cwd())
     models = open_models(job)
-    embedder = {"embedder": open_embedder(Path(job.reuse.embedder))} if job.reuse.semantic else {}
-    pinned = models | embedder
+    adapters = {name: AdapterFolder.open(Path(folder)) for name, folder in job.model.adapters.items()}
+    pinned: dict[str, ModelFolder | AdapterFolder] = {**models}
+    if job.reuse.semantic:
+        pinned["embedder"] = open_embedder(Path(job.reuse.embedder))
+    pinned |= {f"adapter {name}": adapter for name, adapter in adapters.items()}
+    files = {name: dict(folder.files) for name, folder in pinned.items()}
     stated_price = _price_facts(price_of(job))
     input_sha256 = sha256_of_files(inputs)
     fingerprint = {
         **job.settings_that_change_an_answer(),
         "policy": POLICY_VERSION,
         "input_sha256": input_sha256,
-        "models": {lane: model.fingerprint for lane, model in pinned.items()},
+        "models": {name: fingerprint_of(hashes) for name, hashes in files.items()},
     }
     facts: dict[str, Any] = {
         "job": job.model_dump(mode="json"),
         "fingerprint": fingerprint,
         "input": {"files": [file.name for file in inputs], "sha256": input_sha256},
-        "models": {lane: dict(model.files) for lane, model in pinned.items()},  # each file with its sha256
+        "models": files,  # each file with its sha256
         "price": stated_price,
         "versions": _versions(),
         "machine": {"host_cpu": platform.processor() or platform.machine(), "python": platform.python_version()},
@@ -146,7 +154,17 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
         if facts["price"] != stated_price:
             progress.say(f"{run.run_id} keeps the price that it was started with: {_price_in_words(facts['price'])}")
     price = _price_from(facts["price"])
-    return Work(job, run, inputs, models, price, progress, Limits(job.budget, price), facts, stated_price, take_over)
+    limits = Limits(job.budget, price)
+    return Work(
+        job, run, inputs, models, _adapters(adapters), price, progress, limits, facts, stated_price, take_over
+    )  # fmt: skip
+
+
+def _adapters(folders: dict[str, AdapterFolder]) -> Adapters:
+    if not folders:
+        return NO_ADAPTERS
+    named = tuple((name, str(folder.path)) for name, folder in folders.items())
+    return Adapters(named, reserved_rank(list(folders.values())), at_once=min(len(named), MAX_ADAPTERS_AT_ONCE))
 
 
 def open_models(job: Job) -> dict[str, ModelFolder]:

@@ -55,6 +55,7 @@ class Settlement:
 
     def fed(self, requests: Iterator[Request]) -> Iterator[Request]:
         """The same requests, remembered: the engine is held to its promise to answer each of them once."""
+        self._fed_all = False
         for request in requests:
             self._in_flight.add(request.row)
             yield request
@@ -174,6 +175,7 @@ class Settlement:
                 usage=completion.usage,
                 charge=charge if run_here else Charge(0.0, Decimal(0)),
                 failure=completion.failure,
+                queue_s=completion.queue_s if run_here else None,
                 prefill_s=completion.prefill_s if run_here else None,
                 decode_s=completion.decode_s if run_here else None,
             )

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flows.limits import Stopped
@@ -23,6 +25,7 @@ from optimizer.collapse import (
     star_cover,
 )
 from optimizer.cost import usd_of_time
+from optimizer.route import ToQuantized
 from optimizer.route import route as lane_of
 from serving.records import Overhead, sampling_from_json
 from serving.store.durable import drop_unfinished, remove
@@ -153,15 +156,20 @@ def route(work: Work) -> Figures:
     representatives = _representatives(work)
     rule = work.job.route
     parts = PartWriter(work.run.routed.parent, "route", {"routes": ROUTES})
-    for part in work.run.stage(work.run.admitted).tables("requests", ["row", "prompt_tokens"]):
+    for part in work.run.stage(work.run.admitted).tables("requests", ["row", "prompt_tokens", "adapter"]):
         run = part.filter(pa.array(np.isin(part["row"], representatives)))
-        if run.num_rows:
-            to = _of_each(
-                run["prompt_tokens"],
-                lambda tokens: asdict(lane_of(tokens, rule.to_quantized, rule.short_prompt_tokens)),
-            )
-            parts.add_table("routes", pa.table([run["row"], *to.flatten()], schema=ROUTES))
+        adapted = pc.is_valid(run["adapter"])
+        # An adapter was made for the full model, so its rows go there whatever the rule says.
+        none: ToQuantized = "none"
+        for rows, to in ((run.filter(adapted), none), (run.filter(pc.invert(adapted)), rule.to_quantized)):
+            if rows.num_rows:
+                found = _of_each(rows["prompt_tokens"], partial(_route, to, rule.short_prompt_tokens))
+                parts.add_table("routes", pa.table([rows["row"], *found.flatten()], schema=ROUTES))
     return parts.finish({}).figures
+
+
+def _route(to_quantized: ToQuantized, short_prompt_tokens: int, prompt_tokens: int | None) -> dict[str, Any]:
+    return asdict(lane_of(prompt_tokens, to_quantized, short_prompt_tokens))
 
 
 def _representatives(work: Work) -> Rows:

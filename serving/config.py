@@ -9,15 +9,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from serving.records import (
+from serving.engine_config import (
+    NO_ADAPTERS,
+    Adapters,
     Batching,
+    Draft,
     EngineConfig,
-    Lane,
     PagedCache,
     Parallelism,
     Precision,
-    Sampling,
+    Speculation,
 )
+from serving.records import Lane, Sampling
 
 
 class BadJob(ValueError):
@@ -47,6 +50,7 @@ class DatasetSection(Section):
 class ModelSection(Section):
     full: str
     quantized: str | None = None
+    adapters: dict[str, str] = {}  # LoRA adapters of the full model: the name that a row's `model` gives, its folder
 
 
 class SamplingSection(Section):
@@ -68,15 +72,30 @@ class EngineSection(Section):
     # vllm
     python: str | None = None  # another interpreter that has vLLM
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantize: Literal["none", "fp8", "int8"] = "none"
     max_num_seqs: int = Field(64, ge=1)
     max_num_batched_tokens: int = Field(2048, ge=1)
+    chunked_prefill: bool = True
+    async_scheduling: bool | None = None
     max_model_len: int | None = Field(None, ge=1)
     block_size: int | None = Field(None, ge=1)
-    kv_dtype: str = "auto"
+    kv_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     kv_gib: float | None = Field(None, gt=0)
+    kv_share: float | None = Field(None, gt=0, le=1)
+    kv_offload_gib: float = Field(0.0, ge=0)
     prefix_caching: bool = True
+    prefix_hash: Literal["sha256", "sha256_cbor"] = "sha256"
+    speculation: Draft = Field(Draft.OFF, strict=False)
+    speculation_tokens: int = Field(4, ge=1, le=64)
+    speculation_model: str | None = None
+    speculation_lookup: tuple[int, int] = Field((2, 4), strict=False)
+    speculation_acceptance: Literal["standard", "block"] = "standard"
     compiled: bool | None = None
     tensor_parallel: int = Field(1, ge=1)
+    pipeline_parallel: int = Field(1, ge=1)
+    data_parallel: int = Field(1, ge=1)
+    expert_parallel: bool = False
+    executor: Literal["auto", "mp", "ray"] = "auto"
     # http
     base_url: str = ""
     api_key_env: str | None = None  # the environment variable that holds the key
@@ -99,16 +118,45 @@ class EngineSection(Section):
             raise ValueError("engine.base_url has a query; name a variable with the key in engine.api_key_env instead")
         return self
 
-    @property
-    def config(self) -> EngineConfig:
+    @model_validator(mode="after")
+    def _a_draft_comes_from_somewhere(self) -> "EngineSection":
+        needs_model = self.speculation in (Draft.MODEL, Draft.EAGLE, Draft.EAGLE3, Draft.MEDUSA)
+        if needs_model and self.speculation_model is None:
+            raise ValueError(f'engine.speculation = "{self.speculation}" needs its folder in engine.speculation_model')
+        if not needs_model and self.speculation_model is not None:
+            raise ValueError(f'engine.speculation = "{self.speculation}" has no use for engine.speculation_model')
+        low, high = self.speculation_lookup
+        if not 1 <= low <= high:
+            raise ValueError(f"engine.speculation_lookup = [{low}, {high}]; write [shortest, longest] from 1 on")
+        return self
+
+    @model_validator(mode="after")
+    def _the_cache_has_one_size(self) -> "EngineSection":
+        if self.kv_gib is not None and self.kv_share is not None:
+            raise ValueError("engine.kv_gib and engine.kv_share both size the KV cache; give one of them")
+        return self
+
+    def config(self, adapters: Adapters = NO_ADAPTERS) -> EngineConfig:
         return EngineConfig(
-            cache=PagedCache(self.block_size, self.kv_dtype, self.kv_gib, self.prefix_caching),
-            parallelism=Parallelism(self.tensor_parallel),
-            precision=Precision(self.dtype),
-            batching=Batching(self.max_num_seqs, self.max_num_batched_tokens),
+            cache=PagedCache(
+                self.block_size, self.kv_dtype, self.kv_gib, self.kv_share, self.prefix_caching, self.prefix_hash,
+                self.kv_offload_gib,
+            ),
+            speculation=Speculation(
+                self.speculation, self.speculation_tokens, self.speculation_model, self.speculation_lookup,
+                self.speculation_acceptance,
+            ),
+            parallelism=Parallelism(
+                self.tensor_parallel, self.pipeline_parallel, self.data_parallel, self.expert_parallel, self.executor
+            ),
+            precision=Precision(self.dtype, self.quantize),
+            batching=Batching(
+                self.max_num_seqs, self.max_num_batched_tokens, self.chunked_prefill, self.async_scheduling
+            ),
+            adapters=adapters,
             max_model_len=self.max_model_len,
             compiled=self.compiled,
-        )
+        )  # fmt: skip
 
 
 class ReuseSection(Section):
@@ -189,9 +237,12 @@ class Job(Section):
     def settings_that_change_an_answer(self) -> dict[str, Any]:
         """What a run id is made of, beside the bytes of the input and of the models."""
         of_engine = {"kind", "base_url", "dtype", "kv_dtype", "max_model_len"}
+        if self.engine.quantize != "none":
+            of_engine |= {"quantize"}
         engine = self.engine.model_dump(include=of_engine)
         dataset = self.dataset.model_dump(exclude={"path"})
-        parts = {name: getattr(self, name).model_dump() for name in ("model", "sampling")}
+        parts = {"sampling": self.sampling.model_dump()}
+        parts["model"] = self.model.model_dump(exclude=set() if self.model.adapters else {"adapters"})
         # A key that is switched off changes nothing, so it names no other run.
         parts["reuse"] = self.reuse.model_dump(exclude=set() if self.reuse.semantic else {"min_similarity", "embedder"})
         parts["route"] = self.route.model_dump(include=None if self.route.to_quantized == "short" else {"to_quantized"})

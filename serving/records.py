@@ -73,6 +73,7 @@ class Request:
     messages: tuple[Message, ...]  # of a completion request: one user message that holds the bare prompt
     sampling: Sampling
     prompt_token_ids: tuple[int, ...] | None = None  # None where no tokenizer is at hand (a remote model)
+    adapter: str | None = None  # the LoRA adapter that answers it
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0  # of the prompt tokens, those found in the prefix cache
+    drafted_tokens: int = 0  # guessed by speculation
+    accepted_tokens: int = 0  # of the drafted ones, those that became output
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ class Completion:
     choices: tuple[Choice, ...] = ()
     usage: Usage = Usage(0, 0)
     failure: Failure | None = None
+    queue_s: float | None = None  # from reaching the engine to being scheduled
     prefill_s: float | None = None  # from being scheduled to the first token
     decode_s: float | None = None  # from the first to the last token
 
@@ -140,44 +144,6 @@ class Lane:
 
     name: str  # full | quantized
     model: str  # local folder, or the name that a server knows
-
-
-@dataclass(frozen=True, slots=True)
-class PagedCache:
-    """The KV cache. None leaves the choice to the machine."""
-
-    block_tokens: int | None = None
-    dtype: str = "auto"
-    memory_gib: float | None = None
-    prefix_caching: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Parallelism:
-    tensor: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    weights: str = "auto"  # auto | float32 | bfloat16 | float16: what the model computes in
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """What an engine is built from. `auto` and None are settled by the machine, see serving.engines.machine."""
-
-    cache: PagedCache = PagedCache()
-    parallelism: Parallelism = Parallelism()
-    precision: Precision = Precision()
-    batching: Batching = Batching()
-    max_model_len: int | None = None
-    compiled: bool | None = None  # None: compiled where a GPU makes it worth its start-up time
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +197,22 @@ class Settled:
     usage: Usage
     charge: Charge
     failure: Failure | None = None
+    queue_s: float | None = None
     prefill_s: float | None = None
     decode_s: float | None = None
 
 
 class EngineDied(RuntimeError):
-    """The engine ended before its work was done. What it had finished stays finished."""
+    """The engine ended before its work was done. What it had finished stays finished.
+
+    `suspects` are the rows that may have killed it, none where it cannot tell; the first `newest` of them ran for the
+    first time in the step that was its last, which makes them the likeliest.
+    """
+
+    def __init__(self, message: str, suspects: tuple[int, ...] = (), newest: int = 0) -> None:
+        super().__init__(message)
+        self.suspects = suspects
+        self.newest = newest
 
 
 class Engine(Protocol):

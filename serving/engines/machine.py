@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serving.records import EngineConfig
+from serving.engine_config import EngineConfig, PagedCache
 
 GIB = 2**30
 MAX_AUTO_KV_GIB = 8.0
@@ -18,13 +18,20 @@ class CannotRun(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    name: str
+    memory_bytes: int
+    capability: float  # NVIDIA's compute capability: 8.0 Ampere, 8.9 Ada, 9.0 Hopper, 10.0 Blackwell
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     cpu: str
     cores: tuple[int, ...]  # that this process may use
     flags: frozenset[str]
     memory_bytes: int
     available_bytes: int
-    gpus: tuple[str, ...]
+    gpus: tuple[Gpu, ...]
 
     @property
     def has_gpu(self) -> bool:
@@ -37,12 +44,18 @@ class Machine:
         return "bfloat16" if self.has_gpu or native else "float32"
 
     @property
-    def has_fast_int8(self) -> bool:
-        return self.has_gpu or bool({"avx512_vnni", "avx_vnni", "amx_int8"} & self.flags)
+    def capability(self) -> float:
+        """Of the least capable GPU, since ranks run in step; 0 without one."""
+        return min((gpu.capability for gpu in self.gpus), default=0.0)
 
     @property
-    def has_four_bit(self) -> bool:
-        return self.has_gpu or "avx512f" in self.flags
+    def places(self) -> int:
+        """How many ranks find a GPU, or a core, of their own."""
+        return len(self.gpus) if self.has_gpu else len(self.cores)
+
+    @property
+    def has_fast_int8(self) -> bool:
+        return self.has_gpu or bool({"avx512_vnni", "avx_vnni", "amx_int8"} & self.flags)
 
 
 def this_machine() -> Machine:
@@ -67,28 +80,25 @@ def settled(config: EngineConfig, machine: Machine, kv_bytes_wanted: int | None 
     """The same settings with everything that was left open decided for this machine.
 
     `kv_bytes_wanted` is the KV cache that the work can use at most; more would only be zeroed, a second a GiB.
-
-    Raises:
-        CannotRun: more ranks than cores or GPUs.
     """
-    ranks, places = config.parallelism.tensor, len(machine.gpus) if machine.has_gpu else len(machine.cores)
-    if ranks > max(places, 1):
-        kind = "GPUs" if machine.has_gpu else "cores"
-        raise CannotRun(f"engine.tensor_parallel = {ranks}, but this machine has {places} {kind}; use at most {places}")
     weights = machine.fast_dtype if config.precision.weights == "auto" else config.precision.weights
-    cache = config.cache
-    if not machine.has_gpu:
-        # 32 is the smallest block that the CPU kernels take at full speed; at vLLM's default of 128 a shared system
-        # prompt of 100 tokens would never hit the prefix cache.
-        memory_gib = cache.memory_gib or _auto_kv_gib(machine, kv_bytes_wanted)
-        cache = replace(cache, block_tokens=cache.block_tokens or 32, memory_gib=memory_gib)
+    cache = config.cache if machine.has_gpu else _cpu_cache(config, machine, kv_bytes_wanted)
     compiled = machine.has_gpu if config.compiled is None else config.compiled
     return replace(config, cache=cache, precision=replace(config.precision, weights=weights), compiled=compiled)
 
 
-def _auto_kv_gib(machine: Machine, wanted_bytes: int | None) -> float:
-    """What the work wants, and at most a quarter of what is free: the model and the page cache need room as well."""
-    most = min(MAX_AUTO_KV_GIB, machine.available_bytes / GIB / 4)
+def _cpu_cache(config: EngineConfig, machine: Machine, wanted_bytes: int | None) -> PagedCache:
+    """32 is the smallest block that the CPU kernels take at full speed; at vLLM's default of 128 a shared system prompt
+    of 100 tokens would never hit the prefix cache."""
+    parts = config.parallelism.ranks * config.parallelism.data
+    memory_gib = config.cache.memory_gib or _auto_kv_gib(machine, wanted_bytes, parts)
+    return replace(config.cache, block_tokens=config.cache.block_tokens or 32, memory_gib=memory_gib)
+
+
+def _auto_kv_gib(machine: Machine, wanted_bytes: int | None, parts: int) -> float:
+    """What the work wants, and at most a quarter of what is free: the model and the page cache need room as well.
+    It is what each of `parts` processes keeps."""
+    most = min(MAX_AUTO_KV_GIB, machine.available_bytes / GIB / 4 / parts)
     return round(max(LEAST_KV_GIB, most if wanted_bytes is None else min(most, wanted_bytes / GIB)), 3)
 
 
@@ -102,10 +112,15 @@ def _meminfo() -> dict[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
 
 
-def _nvidia_gpus() -> tuple[str, ...]:
+def _nvidia_gpus() -> tuple[Gpu, ...]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
-    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    query = [tool, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     found = subprocess.run(query, capture_output=True, text=True, timeout=20)
-    return tuple(found.stdout.strip().splitlines()) if found.returncode == 0 else ()
+    lines = found.stdout.strip().splitlines() if found.returncode == 0 else []
+    return tuple(_gpu(*line.rsplit(", ", 2)) for line in lines)
+
+
+def _gpu(name: str, memory_mib: str, capability: str) -> Gpu:
+    return Gpu(name, int(memory_mib) * 2**20, float(capability))

@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serving.config import EngineSection
+from serving.engine_config import NO_ADAPTERS, Adapters, EngineConfig
 from serving.models.folder import ModelFolder
 from serving.records import Engine, Lane
 from serving.store.meter import Meter
+
+if TYPE_CHECKING:
+    from serving.engines.machine import Machine
 
 
 def open_engine(
@@ -19,6 +24,7 @@ def open_engine(
     kv_tokens: int | None = None,
     drain: bool = False,
     tenant: str = "default",
+    adapters: Adapters = NO_ADAPTERS,
 ) -> AbstractContextManager[Engine]:
     """The engine of a lane; entering the context starts it. Its process, if it has one, writes to `log`.
 
@@ -58,14 +64,35 @@ def open_engine(
             cache_salt=cache_salt(tenant) if section.cache_salt else None,
         )
     from serving.engines.cache_salt import cache_salt
-    from serving.engines.machine import bytes_per_number, settled, this_machine
     from serving.engines.vllm_engine import VllmEngine
 
-    machine = this_machine()
     model = ModelFolder.open(Path(lane.model))
-    dtype = settled(section.config, machine).precision.weights
-    token_bytes = model.kv_bytes_per_token(bytes_per_number(dtype))
-    if kv_tokens is not None:  # vLLM wants room for one sequence of full length, however short the work is
-        kv_tokens = max(kv_tokens, section.max_model_len or model.max_model_len)
-    config = settled(section.config, machine, None if kv_tokens is None else kv_tokens * token_bytes)
+    config, machine = _settled(section, lane, model, adapters, kv_tokens)
     return VllmEngine(model.path, config, machine, log, stop, section.python, cache_salt(tenant), meter)
+
+
+def check_engine(section: EngineSection, lane: Lane, adapters: Adapters) -> None:
+    """Raises CannotRun if the lane's model cannot run here with these settings. Nothing is loaded."""
+    if section.kind == "vllm":
+        from serving.engines.fits import check_fit
+
+        model = ModelFolder.open(Path(lane.model))
+        config, machine = _settled(section, lane, model, adapters)
+        check_fit(config, model, machine, section.python)
+
+
+def _settled(
+    section: EngineSection, lane: Lane, model: ModelFolder, adapters: Adapters, kv_tokens: int | None = None
+) -> tuple[EngineConfig, "Machine"]:
+    """Adapters were made for the full model, so no other lane has them."""
+    from serving.engines.machine import bytes_per_number, settled, this_machine
+    from serving.models.shape import shape_of
+
+    machine = this_machine()
+    config = section.config(adapters if lane.name == "full" else NO_ADAPTERS)
+    if kv_tokens is None:
+        return settled(config, machine), machine
+    # vLLM wants room for one sequence of full length, however short the work is.
+    kv_tokens = max(kv_tokens, section.max_model_len or model.max_model_len)
+    width = 1 if section.kv_dtype.startswith("fp8") else bytes_per_number(settled(config, machine).precision.weights)
+    return settled(config, machine, kv_tokens * shape_of(model).kv_bytes_per_token(width)), machine

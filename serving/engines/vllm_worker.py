@@ -1,4 +1,6 @@
-"""vLLM, in a process of its own: JSON lines in on stdin, JSON lines out on the descriptor named in argv.
+"""vLLM, in a process of its own: JSON lines in on stdin, JSON lines out on a descriptor.
+
+    vllm_worker.py ENGINE_ARGS_JSON METER_FILE OUT_DESCRIPTOR LEASH_DESCRIPTOR STEP_PAGE_DESCRIPTOR
 
 The only importer of vllm. It imports nothing of ours, so any interpreter that has vLLM can run it. Prompts arrive as
 tokens; each finished request leaves at once, so that one slow request holds up nothing but itself.
@@ -11,28 +13,36 @@ import os
 import queue
 import signal
 import struct
+import subprocess
 import sys
 import threading
 import time
 from typing import Any
 
 TOKENS, TOKENS_AT = struct.Struct("<QQ"), 16  # as serving/store/meter.py reads them
+STEP = struct.Struct("<QII")  # as serving/engines/step_page.py reads it: steps begun, rows new in this one, rows in it
 
 
 def main() -> None:
-    _die_with_parent()
-    descriptor, settings = int(sys.argv[1]), json.loads(sys.argv[2])
-    with os.fdopen(descriptor, "w", encoding="utf-8", buffering=1) as out:
+    settings, meter_path = json.loads(sys.argv[1]), sys.argv[2]
+    out_descriptor, leash, page = (int(text) for text in sys.argv[3:6])
+    _die_with_parent(leash)
+    with os.fdopen(out_descriptor, "w", encoding="utf-8", buffering=1) as out:
         requests = _read_stdin()
-        meter = StepMeter(sys.argv[3])
+        meter = StepMeter(meter_path)
         engine = _start(settings, meter)
-        _send(out, {"ready": True})
-        _serve(engine, requests, meter, out)
+        note = StepPage(page)
+        note.watch(engine)
+        _send(out, {"ready": True, "facts": _facts(engine)})
+        _serve(engine, requests, meter, note, out)
 
 
-def _die_with_parent() -> None:
-    """The kernel kills this process when its parent is gone, so that no engine is left holding memory or a GPU."""
+def _die_with_parent(leash: int) -> None:
+    """No engine is left holding memory or a GPU: the kernel kills this process when its parent is gone, and a small
+    one beside it, which then sees the end of the leash, kills those that vLLM has started for its ranks."""
     pr_set_pdeathsig = 1
+    subprocess.Popen(["/bin/sh", "-c", "read -r _; kill -9 0"], stdin=leash)
+    os.close(leash)
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() == 1:
         sys.exit("the parent is gone")
@@ -93,16 +103,86 @@ class StepMeter:
         pass
 
 
+class StepPage:
+    """Notes which rows a step is about to run, in memory that the parent still reads when the step has killed us."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._page = mmap.mmap(descriptor, 0)
+        self._room = (len(self._page) - STEP.size) // 8
+        self._steps = 0
+        self._watching = False
+
+    def watch(self, engine: Any) -> None:
+        """Look at what the scheduler hands out; where it lives in another process, only that steps begin is seen."""
+        core = getattr(engine.engine_core, "engine_core", None)
+        if core is None:
+            return
+        schedule = core.scheduler.schedule
+
+        def noted(*arguments: Any) -> Any:
+            scheduled = schedule(*arguments)
+            new = [_row(request.req_id) for request in scheduled.scheduled_new_reqs]
+            others = (_row(name) for name in scheduled.num_scheduled_tokens)
+            self.begin(list(dict.fromkeys([*new, *others])), len(set(new)))
+            return scheduled
+
+        core.scheduler.schedule = noted
+        self._watching = True
+
+    def tick(self) -> None:
+        """A step begins, of which no more can be seen."""
+        if not self._watching:
+            self.begin([], 0)
+
+    def begin(self, rows: list[int], new: int) -> None:
+        self._steps += 1
+        rows = rows[: self._room]
+        STEP.pack_into(self._page, 0, self._steps, min(new, len(rows)), len(rows))
+        struct.pack_into(f"<{len(rows)}q", self._page, STEP.size, *rows)
+
+
+def _row(request_id: str) -> int:
+    """Of "17", and of what vLLM makes of it: "1_17-a0b1c2d3" for the second choice of row 17."""
+    return int(request_id.split("-")[0].rsplit("_")[-1])
+
+
+def _facts(engine: Any) -> dict[str, Any]:
+    """What the engine has made of its settings."""
+    config = engine.vllm_config
+    blocks = config.cache_config.num_gpu_blocks or 0
+    return {"kv_blocks": blocks, "kv_tokens": blocks * (config.cache_config.block_size or 0)}
+
+
 def _start(settings: dict[str, Any], meter: Any) -> Any:
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
+    if "speculative_config" in settings:
+        _repair_expand_kernel()
     return LLMEngine.from_engine_args(
         EngineArgs(**settings, disable_log_stats=False), stat_loggers=[lambda config, index: meter]
     )
 
 
-def _serve(engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: StepMeter, out: Any) -> None:
+def _repair_expand_kernel() -> None:
+    """vLLM 0.32's stand-in for this kernel on CPUs writes into an integer copy that nobody reads, so that in a batch
+    that is not all greedy every guessed token is judged at a temperature that was never set."""
+    import torch
+    from vllm.utils import cpu_triton_utils
+
+    def expand(
+        output: Any, values: Any, ends: Any, replace_from: int, replace_to: int, MAX_NUM_TOKENS: Any = None
+    ) -> None:
+        counts = torch.diff(ends, prepend=ends.new_zeros(1))
+        replaced = torch.where(values == replace_from, replace_to, values)
+        output.copy_(torch.repeat_interleave(replaced, counts))
+
+    cpu_triton_utils._expand_kernel_impl = expand
+
+
+def _serve(
+    engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: StepMeter, note: StepPage, out: Any
+) -> None:
     more = True
     while more or engine.has_unfinished_requests():
         while more and (not requests.empty() or not engine.has_unfinished_requests()):
@@ -112,6 +192,7 @@ def _serve(engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: S
                 _add(engine, request, out)
         if engine.has_unfinished_requests():
             began = time.monotonic()
+            note.tick()
             outputs = engine.step()
             meter.add_step(time.monotonic() - began)
             for output in outputs:
@@ -123,7 +204,8 @@ def _add(engine: Any, request: dict[str, Any], out: Any) -> None:
     """Hand one request to the engine; one that vLLM refuses fails alone."""
     try:
         prompt = {name: request[name] for name in ("prompt_token_ids", "cache_salt") if name in request}
-        engine.add_request(str(request["row"]), prompt, _sampling_params(request["sampling"]))
+        parameters = _sampling_params(request["sampling"])
+        engine.add_request(str(request["row"]), prompt, parameters, lora_request=_adapter(request))
     except (ValueError, TypeError, RuntimeError) as error:
         _send(out, {"failed": {"row": request["row"], "code": "E_ENGINE_REFUSED", "reason": str(error)[:300]}})
 
@@ -138,6 +220,14 @@ def _sampling_params(sampling: dict[str, Any]) -> Any:
     return SamplingParams(**fields, structured_outputs=structured, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
+def _adapter(request: dict[str, Any]) -> Any:
+    if "adapter" not in request:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(**request["adapter"])
+
+
 def _result(output: Any) -> dict[str, Any]:
     metrics = output.metrics
     timed = metrics is not None and metrics.first_token_ts and metrics.scheduled_ts
@@ -147,9 +237,17 @@ def _result(output: Any) -> dict[str, Any]:
         "prompt_tokens": len(output.prompt_token_ids),
         "completion_tokens": sum(len(choice.token_ids) for choice in output.outputs),
         "cached_tokens": output.num_cached_tokens or 0,
+        **_speculated(output.outputs),
+        "queue_s": metrics.scheduled_ts - metrics.queued_ts if timed else None,
         "prefill_s": metrics.first_token_ts - metrics.scheduled_ts if timed else None,
         "decode_s": metrics.last_token_ts - metrics.first_token_ts if timed else None,
     }
+
+
+def _speculated(choices: Any) -> dict[str, int]:
+    told = [choice.spec_decode_metrics for choice in choices if choice.spec_decode_metrics is not None]
+    accepted = sum(tokens * steps for metrics in told for tokens, steps in enumerate(metrics.histogram))
+    return {"drafted_tokens": sum(metrics.num_draft_tokens for metrics in told), "accepted_tokens": accepted}
 
 
 def _choice(choice: Any) -> dict[str, Any]:

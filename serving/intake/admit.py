@@ -44,6 +44,7 @@ class Form:
     id_column: str | None = None
     max_model_len: int | None = None
     reading: Reading = field(default_factory=Reading)
+    adapters: frozenset[str] = frozenset()  # names by which a row's `model` asks for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +137,21 @@ class Admission:
         text, token_ids = self.renderer.render(endpoint, messages)
         if token_ids is not None and self.form.max_model_len is not None:
             _must_fit(len(token_ids), sampling.max_tokens, self.form.max_model_len)
-        request = Request(self._rows, custom_id, endpoint, messages, sampling, token_ids)
-        common = (self.form.scope, endpoint, how(sampling))
+        adapter = self._adapter(row)
+        request = Request(self._rows, custom_id, endpoint, messages, sampling, token_ids, adapter)
+        scope = self.form.scope if adapter is None else f"{self.form.scope}+{adapter}"
+        common = (scope, endpoint, how(sampling))
         history = tuple((message.role, message.content) for message in messages[:-1])
         key = _digest(*common, "prompt", text)
         frame = _frame(*common, history, messages[-1].role)
         return Admitted(request, raw.file, raw.line, key, frame, messages[-1].content)
+
+    def _adapter(self, row: Mapping[str, Any]) -> str | None:
+        """The adapter that a row names as its model. Any other name has no effect: the job chooses the model."""
+        if not self.form.adapters or self.form.prompt is not None:
+            return None
+        named = (row["body"] if self._is_batch_form(row) else row).get("model")
+        return named if isinstance(named, str) and named in self.form.adapters else None
 
     def _contents(
         self, endpoint: Endpoint, raw: RawRow, row: Mapping[str, Any]

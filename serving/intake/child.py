@@ -107,6 +107,7 @@ def columns_of(row: "Admitted") -> dict[str, Any]:
         "sampling": how(request.sampling),
         "prompt_tokens": None if ids is None else len(ids),
         "prompt_token_ids": ids if ids is None else array("i", ids),
+        "adapter": request.adapter,
         "key": row.key,
         "frame": row.frame,
         "text": row.text,

@@ -47,6 +47,7 @@ class Order:
                     "id_column": form.id_column,
                     "max_model_len": form.max_model_len,
                     "reading": asdict(form.reading),
+                    "adapters": sorted(form.adapters),
                 },
                 "model": self.model and {**asdict(self.model), "tokenizer_json": str(self.model.tokenizer_json)},
                 "stop_at_a_bad_row": self.stop_at_a_bad_row,
@@ -77,4 +78,5 @@ def _form(told: dict[str, Any]) -> Form:
         id_column=told["id_column"],
         max_model_len=told["max_model_len"],
         reading=Reading(**told["reading"]),
+        adapters=frozenset(told["adapters"]),
     )

@@ -98,16 +98,6 @@ class ModelFolder:
             raise unusable(f"{self.path}: no tokenizer.json; save the model's fast tokenizer into the folder")
         return file
 
-    def kv_bytes_per_token(self, bytes_per_number: int) -> int:
-        """What one token keeps in the KV cache: a key and a value for each layer and KV head."""
-        config = read_object(self.path / "config.json")
-        layers = _number(self.path, config, "num_hidden_layers", "n_layer")
-        if config.get("head_dim") is not None:
-            head_dim = _number(self.path, config, "head_dim")
-        else:
-            head_dim = _number(self.path, config, "hidden_size", "n_embd") // self.heads
-        return 2 * layers * self.kv_heads * head_dim * bytes_per_number
-
     @property
     def files(self) -> dict[str, str]:
         """Relative name -> sha256, of every file that can change an answer; gristmill.json is not believed."""

@@ -35,6 +35,7 @@ REQUESTS = pa.schema(
         ("sampling", pa.string()),  # JSON
         ("prompt_tokens", pa.int32()),  # null where the tokenizer is not at hand
         ("prompt_token_ids", pa.list_(pa.int32())),
+        ("adapter", pa.string()),  # the LoRA adapter that answers it, if one does
         ("key", pa.string()),
         ("frame", pa.string()),
         ("text", pa.string()),
@@ -87,6 +88,9 @@ SEGMENT = pa.schema(
         ("prompt_tokens", pa.int64()),
         ("cached_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
+        ("drafted_tokens", pa.int64()),
+        ("accepted_tokens", pa.int64()),
+        ("queue_s", pa.float64()),
         ("prefill_s", pa.float64()),
         ("decode_s", pa.float64()),
         ("engine_s", pa.float64()),
@@ -107,6 +111,7 @@ def request_to_columns(request: Request) -> dict[str, Any]:
         "sampling": sampling_json(request.sampling),
         "prompt_tokens": None if ids is None else len(ids),
         "prompt_token_ids": ids,
+        "adapter": request.adapter,
     }
 
 
@@ -119,6 +124,7 @@ def request_from_columns(columns: dict[str, Any]) -> Request:
         messages=tuple(Message(**message) for message in json.loads(columns["messages"])),
         sampling=sampling_from_json(columns["sampling"]),
         prompt_token_ids=None if ids is None else tuple(ids),
+        adapter=columns["adapter"],
     )
 
 
@@ -139,6 +145,7 @@ def settled_to_columns(settled: Settled) -> dict[str, Any]:
         "answered_by": settled.answered_by,
         "choices": canonical_json([_fields(choice) for choice in settled.choices]),
         **_fields(settled.usage),
+        "queue_s": settled.queue_s,
         "prefill_s": settled.prefill_s,
         "decode_s": settled.decode_s,
         "engine_s": settled.charge.engine_s,
@@ -160,9 +167,10 @@ def settled_from_columns(columns: dict[str, Any]) -> Settled:
         source=Source(columns["source"]),
         answered_by=columns["answered_by"],
         choices=tuple(Choice(**choice) for choice in json.loads(columns["choices"])),
-        usage=Usage(columns["prompt_tokens"], columns["completion_tokens"], columns["cached_tokens"]),
+        usage=Usage(**{name: columns[name] for name in Usage.__slots__}),
         charge=Charge(columns["engine_s"], columns["usd"]),
         failure=Failure(columns["error_code"], columns["error_reason"]) if failed else None,
+        queue_s=columns["queue_s"],
         prefill_s=columns["prefill_s"],
         decode_s=columns["decode_s"],
     )

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from serving.engines.machine import GIB, CannotRun, Machine, settled, this_machine
-from serving.records import Batching, EngineConfig, PagedCache, Parallelism, Precision
+from serving.engine_config import Batching, EngineConfig, PagedCache, Precision
+from serving.engines.machine import GIB, Gpu, Machine, settled, this_machine
 
+L4 = Gpu("NVIDIA L4", 24 * GIB, 8.9)
 OLD_CPU = Machine("an old Xeon", (0, 1, 2, 3), frozenset({"avx2", "fma"}), 16 * GIB, 8 * GIB, ())
 NEW_CPU = replace(OLD_CPU, flags=frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}))
-ONE_GPU = replace(OLD_CPU, gpus=("NVIDIA L4, 23034 MiB",))
-TWO_GPUS = replace(OLD_CPU, gpus=("NVIDIA L4, 23034 MiB", "NVIDIA L4, 23034 MiB"))
+ONE_GPU = replace(OLD_CPU, gpus=(L4,))
+TWO_GPUS = replace(OLD_CPU, gpus=(L4, L4))
 
 
 @pytest.mark.parametrize(
@@ -42,10 +43,6 @@ def test_int8_is_fast_with_any_of_the_dot_product_instructions(flag: str) -> Non
 
 def test_int8_is_not_fast_without_them() -> None:
     assert not OLD_CPU.has_fast_int8
-
-
-def test_four_bit_needs_avx512_or_a_gpu() -> None:
-    assert [machine.has_four_bit for machine in (OLD_CPU, NEW_CPU, ONE_GPU)] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -92,18 +89,6 @@ def test_only_a_gpu_makes_compiling_worth_its_start_up(machine: Machine, compile
 
 def test_compiling_that_was_asked_for_is_kept() -> None:
     assert settled(EngineConfig(compiled=True), OLD_CPU).compiled is True
-
-
-@pytest.mark.parametrize(("machine", "most"), [(OLD_CPU, 4), (ONE_GPU, 1), (TWO_GPUS, 2)])
-def test_as_many_ranks_as_there_are_places_can_run(machine: Machine, most: int) -> None:
-    assert settled(EngineConfig(parallelism=Parallelism(most)), machine).parallelism.tensor == most
-
-
-@pytest.mark.parametrize(("machine", "places"), [(OLD_CPU, "4 cores"), (ONE_GPU, "1 GPUs"), (TWO_GPUS, "2 GPUs")])
-def test_one_rank_more_is_refused_with_what_the_machine_has(machine: Machine, places: str) -> None:
-    ranks = int(places[0]) + 1
-    with pytest.raises(CannotRun, match=rf"tensor_parallel = {ranks}, but this machine has {places}; use at most"):
-        settled(EngineConfig(parallelism=Parallelism(ranks)), machine)
 
 
 def test_settling_leaves_what_is_not_the_machines_business() -> None:

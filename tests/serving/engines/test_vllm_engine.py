@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from serving.engines.machine import GIB, Machine, settled
-from serving.engines.vllm_engine import VllmEngine, child_environment, rates_from_steps, vllm_arguments
+from serving.engine_config import EngineConfig, PagedCache, Parallelism
+from serving.engines.machine import GIB, Gpu, Machine, settled
+from serving.engines.vllm_arguments import vllm_arguments
+from serving.engines.vllm_engine import VllmEngine, rates_from_steps
+from serving.engines.vllm_environment import child_environment
 from serving.environment import STATE
-from serving.records import Endpoint, EngineConfig, Message, PagedCache, Parallelism, Rates, Request, Sampling
+from serving.records import Endpoint, Message, Rates, Request, Sampling
 
 CPU = Machine("a CPU", (0, 1, 2, 3), frozenset(), 16 * GIB, 8 * GIB, ())
-GPU = replace(CPU, gpus=("a GPU",))
+GPU = replace(CPU, gpus=(Gpu("a GPU", 24 * GIB, 8.9),))
 CONFIG = settled(EngineConfig(), CPU)
 MODEL = Path("models/tiny")
 
@@ -30,6 +33,9 @@ def test_arguments_on_a_cpu() -> None:
         "tensor_parallel_size": 1,
         "distributed_executor_backend": "uni",
         "enforce_eager": True,
+        "enable_chunked_prefill": True,
+        "pipeline_parallel_size": 1,
+        "enable_expert_parallel": False,
         "load_format": "safetensors",
         "trust_remote_code": False,
         "kv_cache_memory_bytes": 2147483648,  # a quarter of 8 GiB free = 2 * 2**30
@@ -137,7 +143,7 @@ def test_compiled_code_is_kept_where_nobody_else_can_write(tmp_path: Path, monke
 
 STAND_IN = """
 import json, os, sys
-out = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+out = os.fdopen(int(sys.argv[3]), "w", buffering=1)
 print(json.dumps({"ready": True}), file=out)
 for line in sys.stdin:
     asked = json.loads(line)
