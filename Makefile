@@ -21,13 +21,15 @@ SAMPLE := datasets/sample/prompts.jsonl
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup batch test test-faults check bench lock clean
+.PHONY: help setup batch test test-faults test-engines suffix check bench lock clean
 
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
 	echo "make batch   answer the sample dataset; JOB=path/to/job.toml runs any job"
 	echo "make test    all tests that need no GPU (some four minutes on two cores)"
 	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
+	echo "make test-engines  vLLM in every shape that runs on a CPU (some ten minutes on two cores)"
+	echo "make suffix  build suffix decoding, which a job can ask for (two minutes; needs a C++ compiler)"
 	echo "make check   format, lint, types"
 	echo "make bench   measure this machine: full and INT8 lane, one run"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
@@ -38,7 +40,20 @@ batch: setup
 	$(BIN)/gristmill run $(JOB) --prefect
 
 test: setup $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q -m "not faults"
+	$(BIN)/python -m pytest -q -m "not faults and not engines"
+
+test-engines: setup $(VENV)/.ready-dev
+	command -v c++ >/dev/null && $(MAKE) --no-print-directory suffix || true
+	$(BIN)/python -m pytest -q -m engines tests/engine_room
+
+suffix: $(VENV)/.ready-suffix
+
+$(VENV)/.ready-suffix: requirements/suffix.txt $(ENVIRONMENT)
+	command -v c++ >/dev/null || { echo "a C++ compiler is not installed (apt install g++)" >&2; exit 1; }
+	echo "set-up      suffix decoding, from source"
+	$(call quietly,sed -n '/^nanobind/p' $< > $(STATE)/nanobind.txt && $(BIN)/pip install --quiet --no-deps --require-hashes -r $(STATE)/nanobind.txt)
+	$(call quietly,sed -n '/^arctic/p' $< > $(STATE)/arctic.txt && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --require-hashes -r $(STATE)/arctic.txt)
+	touch $@
 
 # Needs gcc for the shim that makes system calls fail; KILLS=3000 is the long form of the random kills.
 KILLS ?= 200

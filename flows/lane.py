@@ -64,7 +64,7 @@ def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine) -
     drain = not work.price.bills_time
     settlement = None
     opened = None
-    with work.metered(lane.name) as meter:
+    with work.metered(lane.name, work.job.engine.data_parallel) as meter:
         try:
             opened = open_engine(
                 work.job.engine, lane, log, work.asked_to_stop, meter, kv_tokens, drain, work.job.tenant.name,

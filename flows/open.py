@@ -85,9 +85,9 @@ class Work:
         return self.limits.stop()
 
     @contextmanager
-    def metered(self, what: str) -> Iterator[Meter]:
+    def metered(self, what: str, processes: int = 1) -> Iterator[Meter]:
         """Engine time that is billed, on a meter that outlives a crash. Whoever books what it shows takes it away."""
-        with self.writer.meter(what) as meter:
+        with self.writer.meter(what, processes) as meter:
             self._meter = meter
             self.limits.start_clock()
             try:

@@ -99,7 +99,7 @@ def _weights_have_a_kernel(asked: Asked) -> Iterator[str]:
     if four_bit and not machine.has_gpu and "avx512f" not in machine.flags:
         yield f"{asked.model.name} is {precision}, whose CPU kernels need AVX-512; use a w8a8 or the full model"
     if precision == "w8a8" and machine.capability >= BLACKWELL:
-        yield f"{asked.model.name} is INT8 W8A8, for which {_gpu(machine)} has no kernel; use an fp8 model"
+        yield f"{asked.model.name} is INT8 W8A8, which has no kernel from {BLACKWELL} on, {_gpu(machine)}; use fp8"
     if precision == "fp8" and (why := _no_fp8(machine)):
         yield f"{asked.model.name} is fp8, {why}; use a w8a8 or the full model"
 

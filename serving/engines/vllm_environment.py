@@ -9,21 +9,28 @@ from serving.engines.machine import Machine
 from serving.environment import QUIET_AND_OFFLINE, own_folder
 
 
-def child_environment(config: EngineConfig, machine: Machine, python: str | None) -> dict[str, str]:
-    """What the engine's process needs before it starts; none of our secrets among it."""
+def child_environment(config: EngineConfig, machine: Machine, python: str | None, place: int = 0) -> dict[str, str]:
+    """Of the process at this `place` among those side by side; `machine` is its part of the machine."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
     environment = {name: value for name, value in os.environ.items() if name in kept}
     environment |= QUIET_AND_OFFLINE
-    environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_HOST_IP": "127.0.0.1"}
+    # No plugin of vLLM is loaded: whatever is installed beside it could change how it answers.
+    environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_HOST_IP": "127.0.0.1", "VLLM_PLUGINS": ""}
     environment |= _own_caches()
-    if config.parallelism.tensor == 1:
+    if config.parallelism.ranks == 1:
         # Engine and worker in one process: one import of vLLM instead of three, and nothing left when it is killed.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if not config.compiled:
         # vLLM compiles some small functions of its own at their first use, three seconds each, even when eager.
         environment["TORCHDYNAMO_DISABLE"] = "1"
+    if machine.has_gpu and config.parallelism.data > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = (
+            visible.split(",") if visible else [str(gpu) for gpu in range(len(machine.gpus) * config.parallelism.data)]
+        )
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[place :: config.parallelism.data])
     if not machine.has_gpu:
-        environment |= _cpu_environment(config.parallelism.tensor, machine, python)
+        environment |= _cpu_environment(config.parallelism.ranks, machine, python)
     return environment
 
 

@@ -1,6 +1,6 @@
 """vLLM, in a process of its own: JSON lines in on stdin, JSON lines out on a descriptor.
 
-    vllm_worker.py ENGINE_ARGS_JSON METER_FILE OUT_DESCRIPTOR LEASH_DESCRIPTOR STEP_PAGE_DESCRIPTOR
+    vllm_worker.py ENGINE_ARGS_JSON METER_FILE PLACE OUT_DESCRIPTOR LEASH_DESCRIPTOR STEP_PAGE_DESCRIPTOR
 
 The only importer of vllm. It imports nothing of ours, so any interpreter that has vLLM can run it. Prompts arrive as
 tokens; each finished request leaves at once, so that one slow request holds up nothing but itself.
@@ -19,17 +19,17 @@ import threading
 import time
 from typing import Any
 
-TOKENS, TOKENS_AT = struct.Struct("<QQ"), 16  # as serving/store/meter.py reads them
+TOKENS, TOKENS_AT = struct.Struct("<QQ"), 16  # as serving/store/meter.py reads them, a pair for each process
 STEP = struct.Struct("<QII")  # as serving/engines/step_page.py reads it: steps begun, rows new in this one, rows in it
 
 
 def main() -> None:
     settings, meter_path = json.loads(sys.argv[1]), sys.argv[2]
-    out_descriptor, leash, page = (int(text) for text in sys.argv[3:6])
+    place, out_descriptor, leash, page = (int(text) for text in sys.argv[3:7])
     _die_with_parent(leash)
     with os.fdopen(out_descriptor, "w", encoding="utf-8", buffering=1) as out:
         requests = _read_stdin()
-        meter = StepMeter(meter_path)
+        meter = StepMeter(meter_path, place)
         engine = _start(settings, meter)
         note = StepPage(page)
         note.watch(engine)
@@ -68,7 +68,8 @@ class StepMeter:
     The tokens of each step are noted in the parent's meter file as well, where they outlive us both.
     """
 
-    def __init__(self, meter_path: str) -> None:
+    def __init__(self, meter_path: str, place: int) -> None:
+        self._at = TOKENS_AT + place * TOKENS.size
         self._tokens = [0, 0]  # prompt tokens computed, output tokens
         self._page: mmap.mmap | None = None
         if meter_path:
@@ -89,7 +90,7 @@ class StepMeter:
             self._add(mixed_s=seconds, mixed_prefill=self._prefill, mixed_decode=self._decode)
         if self._page is not None:
             self._tokens = [self._tokens[0] + self._prefill, self._tokens[1] + self._decode]
-            TOKENS.pack_into(self._page, TOKENS_AT, *self._tokens)
+            TOKENS.pack_into(self._page, self._at, *self._tokens)
         self._prefill = self._decode = 0
 
     def _add(self, **values: float) -> None:

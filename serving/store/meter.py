@@ -15,11 +15,12 @@ from typing import Self
 
 from serving.store.durable import open_new
 
-FIELDS = struct.Struct("<8sdQQ")  # mark, seconds, prompt tokens computed, output tokens; vllm_worker.py writes them too
-MARK = b"gmmeter1"
+HEAD = struct.Struct("<8sd")  # mark, seconds; then for each process prompt tokens computed and output tokens
+MARK = b"gmmeter2"
 SECONDS = struct.Struct("<d")
 TOKENS = struct.Struct("<QQ")
-SECONDS_AT, TOKENS_AT = 8, 16
+SECONDS_AT = 8
+TOKENS_AT = HEAD.size  # and so on; vllm_worker.py writes them as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +31,19 @@ class Spent:
 
 
 class Meter:
-    """The meter of one engine, from its start to its end. `path` must not exist."""
+    """The meter of one engine, from its start to its end, with a place for each of its processes.
 
-    def __init__(self, path: Path) -> None:
+    `path` must not exist.
+    """
+
+    def __init__(self, path: Path, places: int = 1) -> None:
         self.path = path
         self._began = time.monotonic()
         self._prompt_tokens = self._completion_tokens = 0
-        descriptor = open_new(path, FIELDS.pack(MARK, 0.0, 0, 0))
+        blank = HEAD.pack(MARK, 0.0) + TOKENS.pack(0, 0) * places
+        descriptor = open_new(path, blank)
         try:
-            self._page = mmap.mmap(descriptor, FIELDS.size)
+            self._page = mmap.mmap(descriptor, len(blank))
         finally:
             os.close(descriptor)
 
@@ -77,7 +82,9 @@ def read_meter(path: Path) -> Spent:
 
 
 def _spent(page: bytes) -> Spent:
-    if len(page) != FIELDS.size or not page.startswith(MARK):
+    whole = len(page) > HEAD.size and (len(page) - HEAD.size) % TOKENS.size == 0
+    if not whole or not page.startswith(MARK):
         return Spent()
-    _, seconds, prompt_tokens, completion_tokens = FIELDS.unpack(page)
+    _, seconds = HEAD.unpack_from(page)
+    prompt_tokens, completion_tokens = map(sum, zip(*TOKENS.iter_unpack(page[HEAD.size :]), strict=True))
     return Spent(seconds, prompt_tokens, completion_tokens)

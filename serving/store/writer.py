@@ -64,9 +64,9 @@ class Writer:
             self._chains[name] = Chain(self.folder, self.epoch, name, self.check)
         return self._chains[name]
 
-    def meter(self, lane: str) -> Meter:
+    def meter(self, lane: str, processes: int = 1) -> Meter:
         self._engines += 1
-        return Meter(self.meters / f"{self.epoch:04}-{lane}-{self._engines:03}.meter")
+        return Meter(self.meters / f"{self.epoch:04}-{lane}-{self._engines:03}.meter", processes)
 
     def check(self) -> None:
         """Raises Superseded if a later writer has taken the run."""

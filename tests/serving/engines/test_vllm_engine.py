@@ -143,7 +143,7 @@ def test_compiled_code_is_kept_where_nobody_else_can_write(tmp_path: Path, monke
 
 STAND_IN = """
 import json, os, sys
-out = os.fdopen(int(sys.argv[3]), "w", buffering=1)
+out = os.fdopen(int(sys.argv[4]), "w", buffering=1)
 print(json.dumps({"ready": True}), file=out)
 for line in sys.stdin:
     asked = json.loads(line)
@@ -156,7 +156,7 @@ def test_the_salt_travels_with_every_prompt_and_stands_in_no_list_of_processes(t
     worker = tmp_path / "worker.py"
     worker.write_text(STAND_IN)
     engine = VllmEngine(MODEL, CONFIG, CPU, tmp_path / "log", lambda: False, None, cache_salt="ab12")
-    engine._command[-1] = str(worker)
+    engine.processes[0]._command[2] = str(worker)
     request = Request(7, "id", Endpoint.CHAT, (Message("user", "x"),), Sampling(), prompt_token_ids=(1, 2))
     with engine:
         (done,) = engine.run(iter([request]))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.store.meter import FIELDS, Meter, Spent, read_meter
+from serving.store.meter import HEAD, TOKENS, TOKENS_AT, Meter, Spent, read_meter
+
+SIZE = HEAD.size + TOKENS.size
 
 
 def test_a_meter_shows_what_was_counted(tmp_path: Path) -> None:
@@ -23,6 +25,14 @@ def test_a_meter_shows_how_long_its_engine_ran(tmp_path: Path) -> None:
         time.sleep(0.02)
         meter.tick()
         assert 0.02 <= meter.read().seconds <= time.monotonic() - began + 0.01
+
+
+def test_processes_side_by_side_add_up(tmp_path: Path) -> None:
+    """Each writes its own pair, as the worker of the vllm engine does."""
+    with Meter(tmp_path / "a.meter", places=2) as meter:
+        for place, tokens in enumerate(((10, 2), (5, 1))):
+            TOKENS.pack_into(meter._page, TOKENS_AT + place * TOKENS.size, *tokens)
+        assert meter.read() == read_meter(meter.path) == Spent(0.0, 15, 3)
 
 
 def test_a_meter_is_named_by_its_file(tmp_path: Path) -> None:
@@ -58,8 +68,8 @@ def test_a_meter_that_is_torn_anywhere_shows_nothing(tmp_path: Path) -> None:
     with Meter(tmp_path / "a.meter") as meter:
         meter.count(30, 4)
     whole = meter.path.read_bytes()
-    for size in range(FIELDS.size):
-        for torn in (whole[:size], whole[:size].ljust(FIELDS.size, b"\0")[: 7 if size > 7 else FIELDS.size]):
+    for size in range(SIZE):
+        for torn in (whole[:size], whole[:size].ljust(SIZE, b"\0")[: 7 if size > 7 else SIZE]):
             meter.path.write_bytes(torn)
             assert read_meter(meter.path) == Spent()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.store.sealed import Corrupt
@@ -26,6 +26,7 @@ def fault(file: Path) -> str:
     return str(found.value)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(data=st.binary(max_size=300))
 def test_a_file_is_the_one_that_was_seen(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "seen"

@@ -1,0 +1,205 @@
+"""One vLLM, seen from our side: a child process that is given requests, answers in any order, and may die alone."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from serving.engine_config import Adapters
+from serving.engines.step_page import StepPage
+from serving.records import Choice, Completion, EngineDied, Failure, Request, Usage
+
+WORKER = Path(__file__).with_name("vllm_worker.py")
+START_LIMIT_S = 1800.0  # a large model on a slow disk; a compiled one on a slow CPU
+POLL_S = 0.25
+
+
+class VllmProcess:
+    """Started by `start`, usable once `await_ready` returned, gone after `close`; `in_flight` are its open rows."""
+
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        environment: dict[str, str],
+        adapters: Adapters,
+        log: Path,
+        python: str | None,
+        meter_path: str,
+        place: int,
+        window: int,
+        hangs_s: float,
+        cache_salt: str | None,
+    ) -> None:
+        self.environment = environment
+        self.in_flight: set[int] = set()
+        self.sums: dict[str, float] = {}  # engine time by what its steps did
+        self.facts: dict[str, Any] = {}  # what it made of its settings, once it is ready
+        self._window = window
+        self._command = [python or sys.executable, "-P", str(WORKER), json.dumps(arguments), meter_path, str(place)]
+        self._log_path = log
+        self._adapters = {name: (number, folder) for number, (name, folder) in enumerate(adapters.folders, start=1)}
+        self._hangs_s = hangs_s
+        self._cache_salt = cache_salt
+        self._moved_s = 0.0
+        self._step_seen = 0
+
+    def start(self) -> None:
+        self._log = self._log_path.open("ab")
+        self._step = StepPage()
+        read_end, write_end = os.pipe()
+        leash, self._leash = os.pipe()  # we hold its other end: when we are gone, however, the engine is let go as well
+        handles = (write_end, leash, self._step.descriptor)
+        self._child = subprocess.Popen(
+            [*self._command, *map(str, handles)], stdin=subprocess.PIPE, stdout=self._log, stderr=self._log,
+            env=self.environment, pass_fds=handles, start_new_session=True,
+        )  # fmt: skip
+        os.close(write_end)
+        os.close(leash)
+        self._lines = _Lines(read_end)
+
+    def await_ready(self, stop: Callable[[], bool]) -> None:
+        """Returns as well when a stop came first. Raises EngineDied."""
+        give_up = time.monotonic() + START_LIMIT_S
+        while not stop():
+            if said := self._lines.read(POLL_S):  # the first line says that it is ready, and nothing else
+                self.facts = said[0].get("facts", {})
+                return
+            if self._lines.ended or time.monotonic() > give_up:
+                raise self._death("before it was ready")
+
+    def close(self) -> None:
+        _kill_group(self._child)
+        os.close(self._leash)
+        self._lines.close()
+        self._step.close()
+        assert self._child.stdin is not None
+        _close_quietly(self._child.stdin)
+        self._log.close()
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when there is something to `take`."""
+        return self._lines.descriptor
+
+    @property
+    def room(self) -> int:
+        """How many requests more it has a use for."""
+        return self._window - len(self.in_flight)
+
+    @property
+    def steps(self) -> int:
+        """How many it has begun."""
+        return self._step.read().number
+
+    def give(self, request: Request) -> None:
+        """Raises EngineDied."""
+        assert request.prompt_token_ids is not None, "a local model's requests are tokenized at admission"
+        sampling = asdict(request.sampling)
+        message = {"row": request.row, "prompt_token_ids": request.prompt_token_ids, "sampling": sampling}
+        if self._cache_salt is not None:
+            message["cache_salt"] = self._cache_salt
+        if request.adapter is not None:
+            number, folder = self._adapters[request.adapter]
+            message["adapter"] = {"lora_name": request.adapter, "lora_int_id": number, "lora_path": folder}
+        if not self.in_flight:
+            self._moved_s = time.monotonic()
+        self.in_flight.add(request.row)
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(json.dumps(message).encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise self._death("while it was being fed") from None
+
+    def take(self) -> Iterator[Completion]:
+        """What is finished by now."""
+        for message in self._lines.read(0):
+            completion = self._completion(message)
+            if completion.row not in self.in_flight:
+                raise EngineDied(f"the engine answered row {completion.row}, which is not in flight")
+            self.in_flight.remove(completion.row)
+            self._moved_s = time.monotonic()
+            yield completion
+
+    def must_live(self) -> None:
+        """Raises EngineDied where it has ended, or where nothing has moved for so long that nothing will."""
+        if not self.in_flight:
+            return
+        if self._lines.ended:
+            raise self._death(f"with {len(self.in_flight)} requests in flight")
+        if (step := self.steps) != self._step_seen:
+            self._step_seen, self._moved_s = step, time.monotonic()
+        if time.monotonic() - self._moved_s > self._hangs_s:
+            raise self._death(f"after no step in {self._hangs_s:g} s")
+
+    def _completion(self, message: dict[str, Any]) -> Completion:
+        if failed := message.get("failed"):
+            return Completion(failed["row"], failure=Failure(failed["code"], failed["reason"]))
+        self.sums = message["steps"]
+        done = message["done"]
+        return Completion(
+            row=done["row"],
+            choices=tuple(Choice(**choice) for choice in done["choices"]),
+            usage=Usage(**{name: done[name] for name in Usage.__slots__}),
+            queue_s=done["queue_s"],
+            prefill_s=done["prefill_s"],
+            decode_s=done["decode_s"],
+        )
+
+    def _death(self, when: str) -> EngineDied:
+        """With the rows that it was about: those that ran for the first time, then the rest of the step, or, where
+        its steps cannot be seen, all that it had been given."""
+        step = self._step.read()
+        seen = tuple(row for row in (*step.new, *step.others) if row in self.in_flight)
+        newest = sum(1 for row in step.new if row in self.in_flight)
+        return EngineDied(self._last_words(when), seen or tuple(sorted(self.in_flight)), newest)
+
+    def _last_words(self, when: str) -> str:
+        code = self._child.wait(timeout=30) if self._lines.ended else "none, it hangs"
+        lines = self._log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "nothing")
+        return f"vLLM ended {when} (exit code {code}): {said.strip()[:300]} (whole log: {self._log_path})"
+
+
+class _Lines:
+    """JSON lines out of a pipe, without ever waiting longer than asked."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._rest = b""
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self.ended = False
+
+    def read(self, wait_s: float) -> list[dict[str, Any]]:
+        if self.ended or not self._poll.poll(wait_s * 1000):
+            return []
+        block = os.read(self.descriptor, 2**20)
+        self.ended = not block
+        *lines, self._rest = (self._rest + block).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def _kill_group(child: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+
+
+def _close_quietly(pipe: IO[bytes]) -> None:
+    try:
+        pipe.close()
+    except BrokenPipeError:
+        pass
