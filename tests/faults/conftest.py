@@ -12,9 +12,8 @@ from tests.faults.process import Command, Forges
 from tests.faults.shim import build, can_build
 from tests.faults.sweep import Sweep
 
-IN_MEMORY = Path(
-    "/dev/shm"
-)  # a killed process leaves the same files wherever they lie, and here an fsync costs nothing
+# A killed process leaves the same files wherever they lie, and here an fsync costs nothing.
+IN_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(scope="session")

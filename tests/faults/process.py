@@ -17,7 +17,7 @@ from typing import TypeVar
 from tests.cli.command import COMMAND
 
 SERVER = Path(__file__).with_name("forge.py")
-AT_A_TIME = 2
+AT_A_TIME = 3  # on two cores: a trial waits for its processes a third of its time
 LIMIT_S = 30.0
 
 Item = TypeVar("Item")

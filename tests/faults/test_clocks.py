@@ -15,7 +15,7 @@ from tests.faults.sweep import Sweep
 
 pytestmark = pytest.mark.faults
 
-POINTS = long_form("GRISTMILL_CLOCKS", 30)
+POINTS = long_form("GRISTMILL_CLOCKS", 12)
 LONGEST_TRIAL_S = 60.0
 
 

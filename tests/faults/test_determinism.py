@@ -15,7 +15,7 @@ from tests.faults.sweep import Sweep
 
 pytestmark = pytest.mark.faults
 
-POINTS = long_form("GRISTMILL_DETERMINISM", 30)
+POINTS = long_form("GRISTMILL_DETERMINISM", 12)
 FIXED = {"SOURCE_DATE_EPOCH": "1700000000"}
 
 

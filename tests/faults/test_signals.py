@@ -15,7 +15,7 @@ from tests.faults.sweep import Sweep
 pytestmark = pytest.mark.faults
 
 ROWS, ECHO_S = 30, 0.2  # longer than a run may take to end: one that does not heed a signal is late
-TIMES = long_form("GRISTMILL_SIGNALS", 20)
+TIMES = long_form("GRISTMILL_SIGNALS", 8)
 INTERRUPTED = 130
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LONGEST_END_S, OF_THE_COMMAND_S = 5.0, 20.0

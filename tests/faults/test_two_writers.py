@@ -18,7 +18,7 @@ from tests.faults.sweep import Sweep
 pytestmark = pytest.mark.faults
 
 ROWS, ECHO_S = 24, 0.01
-RACES = long_form("GRISTMILL_RACES", 50)
+RACES = long_form("GRISTMILL_RACES", 24)
 HELD_BY = re.compile(r"being written by process (?P<pid>\d+) on (?P<host>\S+)")
 HELD, SUPERSEDED = 2, 6
 RERUN_EVERY, ATTEMPTS = 10, 5

@@ -24,8 +24,9 @@ def gristmill(runs: Path, *arguments: str) -> "subprocess.CompletedProcess[str]"
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
 
 
-def live_engines() -> list[int]:
-    found = subprocess.run(["pgrep", "-f", "vllm_worker.py"], capture_output=True, text=True)
+def live_engines(runs: Path) -> list[int]:
+    """Of these runs: an engine's command line names the meter of its run."""
+    found = subprocess.run(["pgrep", "-f", f"vllm_worker.py.*{runs}"], capture_output=True, text=True)
     return [int(pid) for pid in found.stdout.split()]
 
 
@@ -54,16 +55,16 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     started.send_signal(signal.SIGKILL)
     assert started.wait() == -signal.SIGKILL
     survived = durable_rows(runs)
-    _wait_until_no_engine_is_left()
+    _wait_until_no_engine_is_left(runs)
 
     done = gristmill(runs, "run", "datasets/sample.toml")
     assert done.returncode == 0, done.stderr
     return next(runs.glob("*/run.json")).parent, done.stdout, survived
 
 
-def _wait_until_no_engine_is_left() -> None:
+def _wait_until_no_engine_is_left(runs: Path) -> None:
     give_up = time.monotonic() + 5.0
-    while live_engines():
+    while live_engines(runs):
         assert time.monotonic() < give_up, "an engine outlived its killed parent by five seconds"
         time.sleep(0.1)
 
