@@ -132,15 +132,17 @@ def test_a_retry_after_that_says_nothing_is_left_to_our_own_backoff() -> None:
 
 
 def test_a_retry_after_holds_back_every_row_and_not_only_the_one_that_got_it() -> None:
-    """The first of 20 rows is told to wait 0.6 s. What was sent before that is answered; nothing is sent meanwhile."""
-    with OpenAIStub(
-        lambda asked: Fault.TOO_MANY if asked.number == 1 else None, lambda asked: 0.02, retry_after="0.6"
-    ) as stub:
+    """The first of 20 rows is told to wait 2 s. What was sent before that is answered; nothing is sent meanwhile."""
+
+    def faulty(asked: Asked) -> Fault | None:
+        return Fault.TOO_MANY if asked.number == 1 else None
+
+    with OpenAIStub(faulty, takes_s=lambda asked: 0.1, retry_after="2") as stub:
         found = answers(engine_for(stub.base_url), requests(20))
-    after_s = sorted(asked.at_s - stub.served[0].at_s for asked in stub.served)
+    after_s = [asked.at_s - stub.served[0].at_s for asked in stub.served]
     assert [done.failure for done in found.values()] == [None] * 20
-    assert [wait_s for wait_s in after_s if 0.2 < wait_s < 0.6] == []
-    assert len([wait_s for wait_s in after_s if wait_s >= 0.6]) > 10
+    assert [wait_s for wait_s in after_s if 0.8 < wait_s < 2.0] == []
+    assert len([wait_s for wait_s in after_s if wait_s >= 2.0]) > 10
 
 
 def test_a_server_that_takes_six_at_once_is_found_out_and_loses_nothing() -> None:
@@ -154,9 +156,9 @@ def test_a_server_that_takes_six_at_once_is_found_out_and_loses_nothing() -> Non
 
 
 def test_a_server_that_keeps_up_is_given_all_that_is_allowed() -> None:
-    with OpenAIStub(takes_s=lambda asked: 0.02) as stub:
+    with OpenAIStub(takes_s=lambda asked: 0.3) as stub:
         answers(engine_for(stub.base_url, concurrency=24), requests(120))
-    assert [asked.at_once for asked in stub.served[:4]] != [24] * 4
+    assert max(asked.at_once for asked in stub.served[:4]) <= 4
     assert stub.most_at_once == 24
 
 
