@@ -1,4 +1,4 @@
-"""Servers as users start them, on this machine's CPU and loopback: `vllm serve`, and llama.cpp's."""
+"""Servers as users start them, on this machine's CPU and loopback: vLLM's, and llama.cpp's."""
 
 import os
 import re
@@ -40,8 +40,9 @@ def vllm_serve(log: Path) -> Iterator[RealServer]:
     config = EngineConfig(cache=PagedCache(block_tokens=32, memory_gib=0.25), batching=Batching(8, 512))
     environment = child_environment(settled(config, this_machine()), this_machine(), None)
     port = _free_port()
-    command = [
-        str(Path(sys.executable).parent / "vllm"), "serve", str(MODEL), "--served-model-name", "smollm2",
+    command = [  # what `vllm serve` runs; that command asks for its version under a name that the CPU build lacks
+        sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server",
+        "--model", str(MODEL), "--served-model-name", "smollm2",
         "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--block-size", "32",
         "--kv-cache-memory-bytes", str(2**28), "--max-model-len", str(CONTEXT_TOKENS), "--max-num-seqs", "8",
         "--max-num-batched-tokens", "512", "--enable-prompt-tokens-details",
@@ -80,7 +81,10 @@ def _running(command: list[str], environment: dict[str, str], log: Path, port: i
             time.sleep(0.25)
         yield
     finally:
-        os.killpg(child.pid, signal.SIGKILL)
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself, and has said why
         child.wait()
 
 

@@ -217,8 +217,8 @@ def test_a_server_that_dies_midway_fails_no_row() -> None:
 
 
 def test_a_server_that_never_answers_fails_the_row_by_timeout() -> None:
-    with OpenAIStub(takes_s=lambda asked: 0.6 if asked.prompt == "prompt 0" else 0.0) as stub:
-        found = answers(engine_for(stub.base_url, timeout_s=0.2, max_retries=1), requests(3))
+    with OpenAIStub(takes_s=lambda asked: 5.0 if asked.prompt == "prompt 0" else 0.0) as stub:
+        found = answers(engine_for(stub.base_url, timeout_s=0.6, max_retries=1), requests(3))
     assert stub.attempts["prompt 0"] == 2
     assert {row: done.failure.code for row, done in found.items() if done.failure} == {0: "E_TIMEOUT"}
 
