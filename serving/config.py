@@ -100,7 +100,9 @@ class EngineSection(Section):
     base_url: str = ""
     api_key_env: str | None = None  # the environment variable that holds the key
     concurrency: int = Field(32, ge=1)
-    timeout_s: float = Field(600.0, gt=0)
+    server: Literal["openai", "vllm", "sglang", "tgi", "tensorrt-llm", "llama.cpp"] = "openai"  # see docs/servers.md
+    timeout_s: float = Field(600.0, gt=0)  # of one try, to the end of its reply
+    row_timeout_s: float = Field(3600.0, gt=0)  # of all tries of a row
     max_retries: int = Field(6, ge=0)
     cache_salt: bool = False  # send the tenant's salt, for a vLLM server that tenants share
     # echo
@@ -237,8 +239,11 @@ class Job(Section):
     def settings_that_change_an_answer(self) -> dict[str, Any]:
         """What a run id is made of, beside the bytes of the input and of the models."""
         of_engine = {"kind", "base_url", "dtype", "kv_dtype", "max_model_len"}
-        if self.engine.quantize != "none":
-            of_engine |= {"quantize"}
+        of_engine |= {
+            name
+            for name, default in (("quantize", "none"), ("server", "openai"))
+            if getattr(self.engine, name) != default
+        }
         engine = self.engine.model_dump(include=of_engine)
         dataset = self.dataset.model_dump(exclude={"path"})
         parts = {"sampling": self.sampling.model_dump()}

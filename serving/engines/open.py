@@ -50,6 +50,7 @@ def open_engine(
     if section.kind == "http":
         from serving.engines.cache_salt import cache_salt
         from serving.engines.http import HttpEngine
+        from serving.engines.openai_api.dialects import DIALECTS
 
         return HttpEngine(
             base_url=section.base_url,
@@ -57,7 +58,9 @@ def open_engine(
             api_key_env=section.api_key_env,
             concurrency=section.concurrency,
             timeout_s=section.timeout_s,
+            row_timeout_s=section.row_timeout_s,
             max_retries=section.max_retries,
+            dialect=DIALECTS[section.server],
             stop=stop,
             drain=drain,
             meter=meter,

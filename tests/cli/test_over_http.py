@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import COMMAND, Done, Place, digests, one_line, row, rows
+from tests.serving.engines import dialect_replies
 from tests.serving.engines.openai_stub import Asked, Fault, OpenAIStub, answer_to
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,65 @@ def test_tokens_are_billed_by_the_price_list(place: Place) -> None:
     # c: 1 and 3 ("answer to four"): (1 x 2 + 3 x 10) / 1e6 = 0.000032.
     charges = [Decimal(line["response"]["body"]["gristmill"]["usd"]) for line in place.results]
     assert charges == [Decimal("0.000056"), Decimal(0), Decimal("0.000032")]
+
+
+def test_a_bill_by_tokens_adds_up_to_what_the_server_counted(place: Place) -> None:
+    """The failed row has no tokens; the server says of each answer that one prompt token was cached, which costs the
+    same as any other."""
+    place.prompts(rows(6))
+    with OpenAIStub(lambda asked: Fault.BAD_REQUEST if asked.prompt == "prompt number 3" else None) as stub:
+        over(place, stub)
+        by_tokens = ("--set", "price.input_usd_per_mtok=2", "--set", "price.output_usd_per_mtok=10")
+        assert place.run(*by_tokens).code == 1
+    # Five rows of 3 prompt and 5 answer tokens, (3 x 2 + 5 x 10) / 1e6 = 0.000056 each.
+    (bill,) = place.ask("SELECT rows_usd::VARCHAR rows, overhead_usd::VARCHAR overhead, usd::VARCHAR total FROM bills")
+    assert [Decimal(bill[name]) for name in ("rows", "overhead", "total")] == [
+        Decimal("0.00028"),
+        0,
+        Decimal("0.00028"),
+    ]
+    (lane,) = place.ask("SELECT prompt_tokens, cached_tokens, completion_tokens FROM lanes")
+    assert lane == {"prompt_tokens": 15, "cached_tokens": 5, "completion_tokens": 25}
+    assert place.gristmill("verify").code == 0
+
+
+def test_a_bill_by_the_hour_adds_up_to_the_time_that_the_server_was_held(place: Place) -> None:
+    """A machine hour is paid whoever computes in it: all the time from start to end, shared over rows by tokens."""
+    place.prompts([row("short", "one"), row("long", "two " * 40)])
+    with OpenAIStub(takes_s=lambda asked: 0.6) as stub:
+        over(place, stub)  # a dollar a second
+        done = place.run()
+    assert done.code == 0
+    (bill,) = place.ask("SELECT rows_usd::DOUBLE rows, usd::DOUBLE total FROM bills")
+    (time,) = place.ask("SELECT sum(seconds) overhead_s, (SELECT sum(engine_s) FROM rows) rows_s FROM overheads")
+    assert 0.6 <= bill["rows"] <= bill["total"] <= done.wall_s
+    assert bill["rows"] == pytest.approx(time["rows_s"], abs=1e-5)
+    assert bill["total"] == pytest.approx(time["rows_s"] + time["overhead_s"], abs=1e-5)
+    usd = {line["custom_id"]: line["usd"] for line in place.ask("SELECT custom_id, usd::DOUBLE usd FROM rows")}
+    # Both finish in one span. "one": 1 - 1 cached + 3 answer tokens; "two ...": 40 - 1 + 42. Equal rates: 3 to 81.
+    assert usd["long"] / usd["short"] == pytest.approx(81 / 3, rel=1e-3)
+    assert place.gristmill("verify").code == 0
+
+
+def test_a_server_by_name_fails_the_rows_that_it_would_answer_otherwise_than_asked(place: Place) -> None:
+    place.prompts([row("plain", "one"), row("cut", "two", top_k=5), row("last", "three")])
+    with OpenAIStub(shape=dialect_replies.tgi) as stub:
+        over(place, stub, 'server = "tgi"')
+        done = place.run()
+    assert done.code == 1
+    assert stub.attempts == {"one": 1, "three": 1}
+    (line,) = place.errors
+    assert (line["custom_id"], line["error"]["code"]) == ("cut", "E_PARAM")
+    assert "tgi would ignore top_k = 5" in line["error"]["message"]
+
+
+def test_a_salt_that_a_server_would_ignore_is_refused_before_anything_is_asked(place: Place) -> None:
+    place.prompts(rows(1))
+    with OpenAIStub() as stub:
+        over(place, stub, 'server = "llama.cpp"\ncache_salt = true')
+        done = place.run()
+    assert (done.code, stub.served) == (2, [])
+    assert "engine.cache_salt" in one_line(done.err)
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="`make setup` builds the sample dataset")

@@ -292,13 +292,16 @@ def test_a_job_file_is_utf8(tmp_path: Path) -> None:
         "tenant.name=other",
         "engine.max_model_len=64",
         "engine.kv_dtype=fp8",
+        "engine.server=vllm",
     ],
 )
 def test_a_setting_that_can_change_an_answer_names_another_run(load: Load, override: str) -> None:
     assert load("", override).settings_that_change_an_answer() != load().settings_that_change_an_answer()
 
 
-@pytest.mark.parametrize("override", ["budget.usd=5", "engine.max_num_seqs=8", "dataset.path=other.jsonl"])
+@pytest.mark.parametrize(
+    "override", ["budget.usd=5", "engine.max_num_seqs=8", "engine.server=openai", "dataset.path=other.jsonl"]
+)
 def test_a_setting_that_cannot_change_an_answer_resumes_the_run(load: Load, override: str) -> None:
     assert load("", override).settings_that_change_an_answer() == load().settings_that_change_an_answer()
 

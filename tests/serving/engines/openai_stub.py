@@ -1,13 +1,14 @@
 """A small OpenAI-compatible server for tests: deterministic answers, faults on request, a record of what it served."""
 
 import json
+import select
 import socket
 import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -21,6 +22,7 @@ class Fault(StrEnum):
 
     SERVER_ERROR = "500"
     TOO_MANY = "429"
+    OVERLOADED = "503"
     BAD_REQUEST = "400"
     UNAUTHORIZED = "401"
     UNKNOWN_MODEL = "404"
@@ -38,6 +40,7 @@ class Fault(StrEnum):
 SAID = {
     Fault.SERVER_ERROR: "the stub broke down",
     Fault.TOO_MANY: "the stub is busy",
+    Fault.OVERLOADED: "the stub is overloaded",
     Fault.BAD_REQUEST: "the stub will not answer that",
     Fault.UNAUTHORIZED: "the stub does not know this key",
     Fault.UNKNOWN_MODEL: "the stub has no such model",
@@ -54,6 +57,7 @@ class Asked:
     body: dict[str, Any]
     authorization: str | None
     at_s: float
+    at_once: int  # how many requests the stub is at, with this one
     fault: Fault | None = None
 
     @property
@@ -66,8 +70,19 @@ def answer_to(prompt: str) -> str:
     return f"answer to {prompt}"
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A client that closed its connection before it had its answer."""
+
+    prompt: str
+    at_s: float
+
+
 class OpenAIStub:
-    """A context manager. `faulty` says which request gets which fault, `takes_s` how long each takes to answer."""
+    """A context manager. `faulty` says which request gets which fault, `takes_s` how long each takes to answer.
+
+    `shape` makes of a reply what another kind of server would say; `refuses` says what it would say to a body instead.
+    """
 
     def __init__(
         self,
@@ -75,13 +90,18 @@ class OpenAIStub:
         takes_s: Callable[[Asked], float] = lambda asked: 0.0,
         retry_after: str | None = None,
         error_text: str | None = None,
+        shape: Callable[[dict[str, Any], Asked], dict[str, Any]] = lambda reply, asked: reply,
+        refuses: Callable[[Asked], tuple[int, dict[str, Any]] | None] = lambda asked: None,
     ) -> None:
         self.served: list[Asked] = []
+        self.left: list[Left] = []
         self.most_at_once = 0
         self.faulty = faulty
         self._takes_s = takes_s
         self._retry_after = retry_after
         self._error_text = error_text
+        self._shape = shape
+        self._refuses = refuses
         self._at_once = 0
         self._attempts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -111,14 +131,23 @@ class OpenAIStub:
         """The faults that were served, in order."""
         return [asked.fault for asked in self.served if asked.fault is not None]
 
-    def reply_to(self, path: str, body: dict[str, Any], authorization: str | None) -> tuple[Fault | None, bytes]:
+    def reply_to(
+        self, connection: socket.socket, path: str, body: dict[str, Any], authorization: str | None
+    ) -> tuple[Fault | None, int, bytes] | None:
+        """None if the client left while it was being answered."""
         asked = self._begin(path, body, authorization)
-        time.sleep(self._takes_s(asked))
+        left = _leaves(connection, self._takes_s(asked))
         with self._lock:
             self._at_once -= 1
+            if left:
+                self.left.append(Left(asked.prompt, time.monotonic()))
+        if left:
+            return None
         if asked.fault in SAID:
-            return asked.fault, _error(self._error_text or SAID[asked.fault])
-        return asked.fault, _reply(asked)
+            return asked.fault, int(asked.fault), _error(self._error_text or SAID[asked.fault])
+        if (refusal := self._refuses(asked)) is not None:
+            return asked.fault, refusal[0], json.dumps(refusal[1]).encode()
+        return asked.fault, 200, _reply(asked, self._shape)
 
     def error_headers(self) -> dict[str, str]:
         return {} if self._retry_after is None else {"Retry-After": self._retry_after}
@@ -127,13 +156,24 @@ class OpenAIStub:
         with self._lock:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
-            number = len(self.served) + 1
-            asked = Asked(number, 1, path, body, authorization, time.monotonic())
+            now_s = time.monotonic()
+            asked = Asked(len(self.served) + 1, 1, path, body, authorization, now_s, self._at_once)
             self._attempts[asked.prompt] += 1
-            asked = Asked(number, self._attempts[asked.prompt], path, body, authorization, asked.at_s)
-            asked = Asked(number, asked.attempt, path, body, authorization, asked.at_s, self.faulty(asked))
+            asked = replace(asked, attempt=self._attempts[asked.prompt])
+            asked = replace(asked, fault=self.faulty(asked))
             self.served.append(asked)
         return asked
+
+
+def _leaves(connection: socket.socket, within_s: float) -> bool:
+    """Wait so long; True as soon as the other side has closed."""
+    readable, _, _ = select.select([connection], [], [], within_s)
+    if not readable:
+        return False
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except ConnectionResetError:
+        return True
 
 
 class _Server(ThreadingHTTPServer):
@@ -159,13 +199,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path not in ("/v1/chat/completions", "/v1/completions"):
             self._send(404, _error(f"the stub has no {self.path}"))
             return
-        fault, reply = self.server.stub.reply_to(self.path, body, self.headers["Authorization"])
+        said = self.server.stub.reply_to(self.connection, self.path, body, self.headers["Authorization"])
+        if said is None:
+            self.close_connection = True
+            return
+        fault, status, reply = said
         if fault is Fault.RESET:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             self.connection.close()
             self.close_connection = True
         else:
-            self._send(int(fault) if fault in SAID else 200, reply)
+            self._send(status, reply)
 
     def _send(self, status: int, reply: bytes) -> None:
         self.send_response(status)
@@ -185,7 +229,7 @@ def _error(said: str) -> bytes:
     return json.dumps({"error": {"message": said, "type": "stub", "code": None}}).encode()
 
 
-def _reply(asked: Asked) -> bytes:
+def _reply(asked: Asked, shape: Callable[[dict[str, Any], Asked], dict[str, Any]]) -> bytes:
     if asked.fault is Fault.MALFORMED:
         return b'{"choices": [{"message": {"content": "half an ans'
     if asked.fault is Fault.NOT_AN_OBJECT:
@@ -204,7 +248,7 @@ def _reply(asked: Asked) -> bytes:
         reply["usage"] = _usage(asked, n)
     if asked.fault is Fault.ENDLESS_COUNT:
         reply["usage"]["prompt_tokens"] = 10**30
-    return json.dumps(reply).encode()
+    return json.dumps(shape(reply, asked)).encode()
 
 
 def _usage(asked: Asked, n: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import fields
+from email.utils import formatdate
 from itertools import count, islice
 from typing import Any
 
@@ -19,7 +20,7 @@ KEY = "sk-a-secret-of-tests"
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first wait before a retry is a quarter of a second; here it is 10 ms."""
-    monkeypatch.setattr("serving.engines.http.FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("serving.engines.openai_api.retries.FIRST_BACKOFF_S", 0.01)
 
 
 def engine_for(base_url: str, **settings: Any) -> HttpEngine:
@@ -112,14 +113,53 @@ def test_retry_after_of_a_429_is_waited_for() -> None:
     assert found[0].failure is None
 
 
-def test_a_retry_after_that_is_no_number_is_left_to_our_own_backoff() -> None:
-    date = "Wed, 21 Oct 2035 07:28:00 GMT"
+def test_a_retry_after_that_is_a_date_is_waited_for() -> None:
+    date = formatdate(time.time() + 2, usegmt=True)  # in whole seconds, as the stub's own Date is
     with OpenAIStub(lambda asked: Fault.TOO_MANY if asked.number == 1 else None, retry_after=date) as stub:
+        found = answers(engine_for(stub.base_url), requests(1))
+    first, second = stub.served
+    assert 0.9 <= second.at_s - first.at_s < 4.0
+    assert found[0].failure is None
+
+
+def test_a_retry_after_that_says_nothing_is_left_to_our_own_backoff() -> None:
+    with OpenAIStub(lambda asked: Fault.TOO_MANY if asked.number == 1 else None, retry_after="soon") as stub:
         began = time.monotonic()
         found = answers(engine_for(stub.base_url), requests(1))
     assert stub.faults == [Fault.TOO_MANY]
     assert time.monotonic() - began < 2.0
     assert found[0].failure is None
+
+
+def test_a_retry_after_holds_back_every_row_and_not_only_the_one_that_got_it() -> None:
+    """The first of 20 rows is told to wait 2 s. What was sent before that is answered; nothing is sent meanwhile."""
+
+    def faulty(asked: Asked) -> Fault | None:
+        return Fault.TOO_MANY if asked.number == 1 else None
+
+    with OpenAIStub(faulty, takes_s=lambda asked: 0.1, retry_after="2") as stub:
+        found = answers(engine_for(stub.base_url), requests(20))
+    after_s = [asked.at_s - stub.served[0].at_s for asked in stub.served]
+    assert [done.failure for done in found.values()] == [None] * 20
+    assert [wait_s for wait_s in after_s if 0.8 < wait_s < 2.0] == []
+    assert len([wait_s for wait_s in after_s if wait_s >= 2.0]) > 10
+
+
+def test_a_server_that_takes_six_at_once_is_found_out_and_loses_nothing() -> None:
+    """Allowed 64, with a fixed 64 at once nine of ten requests would be refused."""
+    with OpenAIStub(lambda asked: Fault.OVERLOADED if asked.at_once > 6 else None, lambda asked: 0.01) as stub:
+        found = answers(engine_for(stub.base_url, concurrency=64, max_retries=6), requests(300))
+    assert [done.failure for done in found.values()] == [None] * 300
+    assert stub.most_at_once > 6
+    # From 3 to 7 at once takes some 25 answers, then at most a window of 7 meets the limit by one: about 1 in 25.
+    assert len(stub.faults) < 60
+
+
+def test_a_server_that_keeps_up_is_given_all_that_is_allowed() -> None:
+    with OpenAIStub(takes_s=lambda asked: 0.3) as stub:
+        answers(engine_for(stub.base_url, concurrency=24), requests(120))
+    assert max(asked.at_once for asked in stub.served[:4]) <= 4
+    assert stub.most_at_once == 24
 
 
 def test_retries_end_and_say_what_the_server_said() -> None:
@@ -177,8 +217,8 @@ def test_a_server_that_dies_midway_fails_no_row() -> None:
 
 
 def test_a_server_that_never_answers_fails_the_row_by_timeout() -> None:
-    with OpenAIStub(takes_s=lambda asked: 0.6 if asked.prompt == "prompt 0" else 0.0) as stub:
-        found = answers(engine_for(stub.base_url, timeout_s=0.2, max_retries=1), requests(3))
+    with OpenAIStub(takes_s=lambda asked: 5.0 if asked.prompt == "prompt 0" else 0.0) as stub:
+        found = answers(engine_for(stub.base_url, timeout_s=0.6, max_retries=1), requests(3))
     assert stub.attempts["prompt 0"] == 2
     assert {row: done.failure.code for row, done in found.items() if done.failure} == {0: "E_TIMEOUT"}
 

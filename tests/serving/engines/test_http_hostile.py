@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from serving.engines.http import MAX_REPLY_BYTES, HttpEngine, ServerRefuses
+from serving.engines.http import HttpEngine, ServerRefuses
+from serving.engines.openai_api.reply import MAX_REPLY_BYTES
 from serving.records import Completion, Endpoint, EngineDied, Message, Request, Sampling
 
 KEY = "sk-canary-1f6e9b"
@@ -54,7 +55,7 @@ class Raw(BaseHTTPRequestHandler):
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], tuple[str, list[dict[str, str]]]]]:
     monkeypatch.setenv("HOSTILE_KEY", KEY)
-    monkeypatch.setattr("serving.engines.http.FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("serving.engines.openai_api.retries.FIRST_BACKOFF_S", 0.01)
     servers = []
 
     def start(reply: Reply) -> tuple[str, list[dict[str, str]]]:

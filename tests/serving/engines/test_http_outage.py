@@ -29,7 +29,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> None:
             return httpx.Response(503, text="no")
         return httpx.Response(503, text="no") if b"poison" in sent.content else httpx.Response(200, json=REPLY)
 
-    monkeypatch.setattr("serving.engines.http.FIRST_BACKOFF_S", 0.05)
+    monkeypatch.setattr("serving.engines.openai_api.retries.FIRST_BACKOFF_S", 0.05)
     real = httpx.AsyncClient
     monkeypatch.setattr(httpx, "AsyncClient", lambda **options: real(transport=httpx.MockTransport(answer)))
 
