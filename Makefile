@@ -29,7 +29,7 @@ help:
 	echo "make test    all tests that need no GPU (some four minutes on two cores)"
 	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
 	echo "make check   format, lint, types"
-	echo "make bench   measure this machine: full and INT8 lane, one run"
+	echo "make bench   orders of a lane, simulated; then this machine: full and INT8 lane, one run"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
 
 setup: $(ENVIRONMENT) $(MODELS) $(SAMPLE)
@@ -51,6 +51,7 @@ check: $(VENV)/.ready-dev
 	$(BIN)/mypy
 
 bench: setup
+	$(BIN)/python bench/order.py
 	$(BIN)/python bench/lanes.py
 
 # A step that fails says where its whole output is, and shows the end of it.
