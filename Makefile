@@ -33,7 +33,7 @@ help:
 	echo "make test-engines  vLLM in every shape that runs on a CPU (some ten minutes on two cores)"
 	echo "make suffix  build suffix decoding, which a job can ask for (two minutes; needs a C++ compiler)"
 	echo "make check   format, lint, types"
-	echo "make bench   measure this machine: full and INT8 lane, one run"
+	echo "make bench   orders of a lane, simulated; then this machine: full and INT8 lane, one run"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
 
 setup: $(ENVIRONMENT) $(MODELS) $(SAMPLE)
@@ -71,6 +71,7 @@ check: $(VENV)/.ready-dev
 	$(BIN)/mypy
 
 bench: setup
+	$(BIN)/python bench/order.py
 	$(BIN)/python bench/lanes.py
 
 # A step that fails says where its whole output is, and shows the end of it.

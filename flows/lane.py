@@ -1,26 +1,24 @@
-"""One lane, start to end: its pending representatives in prefix order, an engine, and settlement as answers arrive."""
+"""One lane, start to end: its pending representatives in planned order, an engine, and settlement as answers arrive."""
 
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from flows.feed_order import finished_lengths, in_order
 from flows.members import Members, Rows, answered_any, done_rows, pending_rows
 from flows.open import Work
 from flows.quarantine import Quarantine
 from flows.settlement import LEAST_WASTE_S, Settlement, close, usd_of_usage, waste
 from optimizer.cost import usd_of_time
-from optimizer.order import prefix_order
 from serving.engines.open import open_engine
 from serving.records import Completion, EngineDied, Failure, Lane, Overhead, Request, Usage, sampling_from_json
 from serving.store.durable import make_folder
 from serving.store.schemas import request_from_columns
 
-FEED_ROWS = 256  # how many requests are decoded at a time
-# Rows are put in prefix order so many at a time: enough for every common prefix to be found, and memory stays flat.
-ORDERED_ROWS, ORDERED_BYTES = 65_536, 64 * 2**20
 FRUITLESS_DEATHS = 8  # in a row, without a row settled in between: halving a window takes no more
 REASON_CHARACTERS = 300
 BLOCK_SLACK_TOKENS = 128  # the largest block that an engine may only half fill, for each sequence
@@ -137,28 +135,20 @@ def _output_tokens(samplings: pa.ChunkedArray) -> Rows:
 
 
 def _feed(work: Work, pending: Rows) -> Iterator[Request]:
-    """The requests in prefix order, decoded a few at a time; stops where the budget could not bear the next."""
+    """The requests in planned order, decoded a few at a time; stops where the budget could not bear the next."""
     for table in _tables_to_order(work, pending):
-        order = prefix_order(table["prompt_token_ids"])
-        for start in range(0, len(order), FEED_ROWS):
-            for columns in table.take(pa.array(order[start : start + FEED_ROWS])).to_pylist():
-                request = request_from_columns(columns)
-                if not work.limits.afford(request.row, _at_worst_usd(work, request)):
-                    return
-                yield request
+        for columns in table.to_pylist():
+            request = request_from_columns(columns)
+            if not work.limits.afford(request.row, _at_worst_usd(work, request)):
+                return
+            yield request
 
 
 def _tables_to_order(work: Work, pending: Rows) -> Iterator[pa.Table]:
     columns = ["row", "custom_id", "endpoint", "messages", "sampling", "prompt_token_ids", "adapter"]
-    waiting: list[pa.Table] = []
-    for part in _requests(work, pending, columns):
-        waiting.append(part)
-        rows, size = sum(table.num_rows for table in waiting), sum(table.nbytes for table in waiting)
-        if rows >= ORDERED_ROWS or size >= ORDERED_BYTES:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
+    read = partial(_requests, work)
+    slots = work.job.engine.max_num_seqs
+    return in_order(read, pending, partial(finished_lengths, work), _output_tokens, slots, columns, work.run.folder)
 
 
 def _at_worst_usd(work: Work, request: Request) -> Decimal:

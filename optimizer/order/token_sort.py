@@ -1,4 +1,4 @@
-"""In what order a lane's prompts are fed. Pure: tokens in, a permutation out."""
+"""Row sort: prompts in the order of their tokens, compared from the first on."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 Places = NDArray[np.int64]
 
 
-def prefix_order(prompts: pa.ListArray | pa.ChunkedArray | Sequence[Sequence[int] | None]) -> Places:
-    """The places of `prompts` (token ids each) so that those with a common prefix stand together.
+def row_sort(prompts: pa.ListArray | pa.ChunkedArray | Sequence[Sequence[int] | None]) -> Places:
+    """The places of `prompts` (token ids each) in the order of their tokens; equal ones keep their order.
 
-    Sorting tokens walks the radix tree of all prompts depth first, which is enough to reach the hit rate of an
-    unbounded prefix cache with a small one (peers' orders: file order 8 %, sorted 25 %, of the same table).
-    Prompts without tokens keep their order, after the others.
+    What a table that is sorted before it is fed gets, at best: all that share a beginning stand together, however long
+    their answers are. Prompts without tokens come last.
 
     It takes 4 bytes a token and some 60 a prompt: a million prompts are no million Python lists.
     """
