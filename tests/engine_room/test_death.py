@@ -88,7 +88,7 @@ def test_no_rank_outlives_a_killed_parent_by_five_seconds(small: Path, tmp_path:
     group = members_of(worker)
     assert len(group) >= 4, "the worker, its leash, and two ranks at the least"
     parent.kill()
-    parent.wait()
+    parent.communicate()
     gone_by = time.monotonic() + 5.0
     while alive := [pid for pid in group if Path(f"/proc/{pid}").exists() and not is_zombie(pid)]:
         assert time.monotonic() < gone_by, f"still there: {alive}"
