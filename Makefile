@@ -9,6 +9,7 @@ PYTHON ?= python3.11
 JOB ?= datasets/sample.toml
 VENV := .venv
 BIN := $(VENV)/bin
+QUANTIZE := .venv-quantize
 STATE := .gristmill
 # An NVIDIA GPU gets vLLM's CUDA build; everything else is the same.
 BUILD := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
@@ -21,13 +22,15 @@ SAMPLE := datasets/sample/prompts.jsonl
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup batch test test-faults check bench lock clean
+.PHONY: help setup batch test test-faults test-quantize quantize-env check bench lock clean
 
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
 	echo "make batch   answer the sample dataset; JOB=path/to/job.toml runs any job"
 	echo "make test    all tests that need no GPU (some four minutes on two cores)"
 	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
+	echo "make quantize-env    llmcompressor in .venv-quantize, which models quantize --calibrate calls"
+	echo "make test-quantize   GPTQ, AWQ and SmoothQuant on tiny models (some minutes on two cores)"
 	echo "make check   format, lint, types"
 	echo "make bench   measure this machine: full and INT8 lane, one run"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
@@ -38,12 +41,17 @@ batch: setup
 	$(BIN)/gristmill run $(JOB) --prefect
 
 test: setup $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q -m "not faults"
+	$(BIN)/python -m pytest -q -m "not faults and not quantize"
 
 # Needs gcc for the shim that makes system calls fail; KILLS=3000 is the long form of the random kills.
 KILLS ?= 200
 test-faults: setup $(VENV)/.ready-dev
 	GRISTMILL_KILLS=$(KILLS) $(BIN)/python -m pytest -q -rA -m faults --show-capture=no tests/faults
+
+quantize-env: $(QUANTIZE)/.ready
+
+test-quantize: setup $(VENV)/.ready-dev quantize-env
+	$(BIN)/python -m pytest -q -m quantize tests/serving/models
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
@@ -86,6 +94,16 @@ $(VENV)/.ready-dev: requirements/dev.txt $(ENVIRONMENT)
 	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/dev.txt)
 	touch $@
 
+# No release of llmcompressor goes with the compressed-tensors that vLLM pins, so it lives apart.
+$(QUANTIZE)/.ready: requirements/torch.txt requirements/quantize.txt
+	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	echo "set-up      llmcompressor in $(QUANTIZE)/ (0.3 GB to download beside PyTorch, 1.5 GB on disk)"
+	$(call quietly,$(PYTHON) -m venv $(QUANTIZE))
+	$(call quietly,$(QUANTIZE)/bin/pip install --quiet --no-deps --require-hashes -r requirements/torch.txt)
+	$(call quietly,$(QUANTIZE)/bin/pip install --quiet --no-deps --require-hashes -r requirements/quantize.txt)
+	$(call quietly,$(QUANTIZE)/bin/pip show torch | grep -q '^Version:.*cpu' || $(QUANTIZE)/bin/pip install --quiet torch==2.13.0)
+	touch $@
+
 $(MODELS) &: | $(ENVIRONMENT)
 	echo "set-up 4/5  models in models/"
 	$(BIN)/gristmill models prepare
@@ -104,6 +122,7 @@ lock:
 	$(UV_COMPILE) $(LEFT_OUT) --no-emit-package torch --no-emit-package triton cpu.in -o cpu.txt
 	$(UV_COMPILE) $(LEFT_OUT) cuda.in -o cuda.txt
 	$(UV_COMPILE) dev.in -o dev.txt
+	$(UV_COMPILE) $(LEFT_OUT) --no-emit-package torch --no-emit-package triton quantize.in -o quantize.txt
 
 clean:
-	rm -rf $(VENV) $(STATE) datasets/sample build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(QUANTIZE) $(STATE) datasets/sample build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
