@@ -9,6 +9,7 @@ PYTHON ?= python3.11
 JOB ?= datasets/sample.toml
 VENV := .venv
 BIN := $(VENV)/bin
+QUANTIZE := .venv-quantize
 STATE := .gristmill
 # An NVIDIA GPU gets vLLM's CUDA build; everything else is the same.
 BUILD := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
@@ -22,7 +23,7 @@ LLAMA := $(STATE)/llama-server
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup batch test test-engines test-servers test-faults suffix check bench lock clean
+.PHONY: help setup batch test test-engines test-servers test-faults test-quantize suffix quantize-env check bench lock clean
 
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
@@ -32,6 +33,8 @@ help:
 	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
 	echo "make test-engines  vLLM in every shape that runs on a CPU (some ten minutes on two cores)"
 	echo "make suffix  build suffix decoding, which a job can ask for (two minutes; needs a C++ compiler)"
+	echo "make quantize-env    llmcompressor in .venv-quantize, which models quantize --calibrate calls"
+	echo "make test-quantize   GPTQ, AWQ and SmoothQuant on tiny models (some minutes on two cores)"
 	echo "make check   format, lint, types"
 	echo "make bench   orders of a lane, simulated; then this machine: full and INT8 lane, one run"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
@@ -42,7 +45,7 @@ batch: setup
 	$(BIN)/gristmill run $(JOB) --prefect
 
 test: setup $(VENV)/.ready-dev $(LLAMA)/.ready
-	$(BIN)/python -m pytest -q -m "not faults and not engines"
+	$(BIN)/python -m pytest -q -m "not faults and not engines and not quantize"
 
 test-engines: setup $(VENV)/.ready-dev
 	command -v c++ >/dev/null && $(MAKE) --no-print-directory suffix || true
@@ -64,6 +67,11 @@ test-servers: setup $(VENV)/.ready-dev $(LLAMA)/.ready
 KILLS ?= 200
 test-faults: setup $(VENV)/.ready-dev
 	GRISTMILL_KILLS=$(KILLS) $(BIN)/python -m pytest -q -rA -m faults --show-capture=no tests/faults
+
+quantize-env: $(QUANTIZE)/.ready
+
+test-quantize: setup $(VENV)/.ready-dev quantize-env
+	$(BIN)/python -m pytest -q -m quantize tests/serving/models
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
@@ -114,6 +122,16 @@ $(LLAMA)/.ready: requirements/llama-server.txt $(ENVIRONMENT)
 	$(call quietly,$(BIN)/pip install --quiet --no-deps --require-hashes --target $(LLAMA) -r requirements/llama-server.txt)
 	touch $@
 
+# No release of llmcompressor goes with the compressed-tensors that vLLM pins, so it lives apart.
+$(QUANTIZE)/.ready: requirements/torch.txt requirements/quantize.txt
+	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	echo "set-up      llmcompressor in $(QUANTIZE)/ (0.3 GB to download beside PyTorch, 1.5 GB on disk)"
+	$(call quietly,$(PYTHON) -m venv $(QUANTIZE))
+	$(call quietly,$(QUANTIZE)/bin/pip install --quiet --no-deps --require-hashes -r requirements/torch.txt)
+	$(call quietly,$(QUANTIZE)/bin/pip install --quiet --no-deps --require-hashes -r requirements/quantize.txt)
+	$(call quietly,$(QUANTIZE)/bin/pip show torch | grep -q '^Version:.*cpu' || $(QUANTIZE)/bin/pip install --quiet torch==2.13.0)
+	touch $@
+
 $(MODELS) &: | $(ENVIRONMENT)
 	echo "set-up 4/5  models in models/"
 	$(BIN)/gristmill models prepare
@@ -132,6 +150,7 @@ lock:
 	$(UV_COMPILE) $(LEFT_OUT) --no-emit-package torch --no-emit-package triton cpu.in -o cpu.txt
 	$(UV_COMPILE) $(LEFT_OUT) cuda.in -o cuda.txt
 	$(UV_COMPILE) dev.in -o dev.txt
+	$(UV_COMPILE) $(LEFT_OUT) --no-emit-package torch --no-emit-package triton quantize.in -o quantize.txt
 
 clean:
-	rm -rf $(VENV) $(STATE) datasets/sample build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(QUANTIZE) $(STATE) datasets/sample build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,16 +2,19 @@
 
 import hashlib
 import time
+from pathlib import Path
 from typing import Any
 
 from flows.limits import StopReason
 from flows.open import Work
-from serving.config import BadJob
+from serving.config import BadJob, Job
 from serving.intake.admit import Form
+from serving.intake.files import InputFile
 from serving.intake.formats.raw import Reading
 from serving.intake.order import ModelText, Order
 from serving.intake.process import AskedToStop, admit_apart
 from serving.intake.template import BadTemplate, Template
+from serving.models.folder import ModelFolder
 from serving.records import canonical_json
 from serving.store.parts import read_manifest
 
@@ -50,18 +53,23 @@ class _Telling:
 
 
 def _order(work: Work) -> Order:
-    stop = work.job.dataset.on_bad_row == "stop"
-    return Order(work.inputs, work.run.admitted.parent, _form(work), _model(work), stop)
+    models = list(work.models.values())
+    return order_of(work.job, work.inputs, work.run.admitted.parent, models, _scope(work))
 
 
-def _form(work: Work) -> Form:
-    job = work.job
-    lengths = [model.max_model_len for model in work.models.values()]
+def order_of(job: Job, inputs: list[InputFile], folder: Path, models: list[ModelFolder], scope: str) -> Order:
+    """What the process that admits is told: rows are read as the job says, and rendered as the first model does."""
+    stop = job.dataset.on_bad_row == "stop"
+    return Order(inputs, folder, _form(job, models, scope), _text_of(models[0]) if models else None, stop)
+
+
+def _form(job: Job, models: list[ModelFolder], scope: str) -> Form:
+    lengths = [model.max_model_len for model in models]
     if job.engine.max_model_len is not None:
         lengths.append(job.engine.max_model_len)
     return Form(
         default=job.default_sampling,
-        scope=_scope(work),
+        scope=scope,
         prompt=_template("dataset.prompt", job.dataset.prompt),
         system=_template("dataset.system", job.dataset.system, needs_column=False),
         id_column=job.dataset.id,
@@ -85,8 +93,5 @@ def _template(key: str, text: str | None, needs_column: bool = True) -> Template
         raise BadJob(f"{key}: {error}") from None
 
 
-def _model(work: Work) -> ModelText | None:
-    if not work.models:
-        return None
-    model = next(iter(work.models.values()))
+def _text_of(model: ModelFolder) -> ModelText:
     return ModelText(model.tokenizer_json, model.chat_template, dict(model.special_tokens))

@@ -81,9 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     actions = models.add_subparsers(required=True, metavar="ACTION", dest="action")
     actions.add_parser("list", help="what is there")
     actions.add_parser("prepare", help=BUILT_IN)
-    quantize = actions.add_parser("quantize", help="make an INT8 (W8A8) variant of a folder")
-    quantize.add_argument("source", type=Path)
-    quantize.add_argument("target", type=Path)
+    _quantize_arguments(actions.add_parser("quantize", help="a smaller copy of a folder, measured against it"))
+    importing = actions.add_parser("import", help="a GGUF file of a Llama or Qwen2 model, as a safetensors folder")
+    importing.add_argument("file", type=Path)
+    importing.add_argument("target", type=Path)
 
     schedule = _add(commands, "schedule", _schedule, "serve a job as a Prefect deployment, on a cron")
     _job_arguments(schedule)
@@ -108,6 +109,28 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", type=Path, help="a job file (TOML)")
     parser.add_argument("--input", help="another input than the job's dataset.path")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="override a key of the job file")
+
+
+def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    from serving.models.quantize.schemes import SCHEMES
+
+    parser.add_argument("source", type=Path, help="the full model's folder")
+    parser.add_argument("target", type=Path, nargs="?", help="default: beside the source, with the scheme in its name")
+    parser.add_argument("--scheme", choices=SCHEMES, default="w8a8", help="default: w8a8; see docs/models.md")
+    parser.add_argument("--calibrate", type=Path, metavar="JOB", help="a job file: look at rows of its dataset")
+    parser.add_argument("--rows", type=_count, default=256, metavar="N", help="rows to look at (default: 256)")
+    parser.add_argument("--measure", type=Path, metavar="JOB", help="measure on rows of this job, and look at none")
+    parser.add_argument("--held-out", type=_count, default=64, metavar="N", help="rows to measure on (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of rows (default: 0)")
+    parser.add_argument("--group-size", type=int, metavar="N", help="4-bit: inputs that share a scale; 0: a channel")
+    parser.add_argument("--speed", action="store_true", help="also run both models through the engine")
+    parser.add_argument("--python", type=Path, help="an interpreter that has llmcompressor (default: .venv-quantize)")
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number of at least 1")
+    return int(text)
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
@@ -194,13 +217,43 @@ def _models(options: argparse.Namespace) -> int:
     if options.action == "prepare":
         from serving.models.prepare import prepare
 
-        prepare(MODELS, STATE / "wheels", lambda message: print(message, flush=True))
+        prepare(MODELS, STATE / "wheels", _say)
     elif options.action == "quantize":
-        from serving.models.quantize import quantize_w8a8
+        _quantize(options)
+    elif options.action == "import":
+        from serving.models.gguf_import import import_file
 
-        quantize_w8a8(options.source, options.target)
+        import_file(options.file, options.target)
     print(table(MODELS, _warn))
     return 0
+
+
+def _quantize(options: argparse.Namespace) -> None:
+    from flows.quantize import Wish, make_quantized, table
+    from serving.models.quantize.apart import PYTHON
+
+    source: Path = options.source
+    wish = Wish(
+        source=source,
+        target=options.target or source.absolute().with_name(f"{source.absolute().name}-{options.scheme}"),
+        scheme=options.scheme,
+        calibrate=options.calibrate,
+        measure=options.measure,
+        rows=options.rows,
+        held_out=options.held_out,
+        seed=options.seed,
+        group_size=options.group_size,
+        speed=options.speed,
+        python=options.python or PYTHON,
+        log=STATE / "quantize.log",
+    )
+    fidelity = make_quantized(wish, _say)
+    if fidelity is not None:
+        print(f"\n{table(fidelity)}\n")
+
+
+def _say(message: str) -> None:
+    print(printable(message), flush=True)
 
 
 def _schedule(options: argparse.Namespace) -> int:

