@@ -25,10 +25,11 @@ import numpy as np
 from optimizer.kv_simulation import chained_blocks, distinct_blocks
 from optimizer.order import policies
 from optimizer.order.tree import Places
+from serving.engine_config import Batching, EngineConfig, PagedCache
 from serving.engines.machine import GIB, bytes_per_number, settled, this_machine
 from serving.engines.vllm_engine import VllmEngine
 from serving.environment import settle
-from serving.records import Batching, Endpoint, EngineConfig, PagedCache, Request, Sampling
+from serving.records import Endpoint, Request, Sampling
 
 MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/order_engine.csv")

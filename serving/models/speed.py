@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from serving.engine_config import EngineConfig, PagedCache
 from serving.engines.machine import Machine, settled
 from serving.engines.vllm_engine import VllmEngine
 from serving.models.sample import Prompt
-from serving.records import Endpoint, EngineConfig, EngineDied, PagedCache, Request, Sampling
+from serving.records import Endpoint, EngineDied, Request, Sampling
 
 REQUESTS = 128  # what it takes to keep the engine's batch full; rows are asked again until there are so many
 ROUNDS = 3

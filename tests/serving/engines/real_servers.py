@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 
+from serving.engine_config import Batching, EngineConfig, PagedCache
 from serving.engines.machine import settled, this_machine
-from serving.engines.vllm_engine import child_environment
-from serving.records import Batching, EngineConfig, PagedCache
+from serving.engines.vllm_environment import child_environment
 
 ROOT = Path(__file__).parents[3]
 MODEL = ROOT / "models" / "smollm2-135m-instruct"
