@@ -141,9 +141,11 @@ def load(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
-    settings: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
+    settings: dict[str, Any] = {
+        "dtype": torch.float32,
+    }
     if "quantization_config" in read_object(folder / "config.json"):
         settings["quantization_config"] = CompressedTensorsConfig(dequantize=True)
     with quietly(), warnings.catch_warnings(action="ignore"):  # that what is asked for is taken
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, **settings)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **settings)
     return model.eval()

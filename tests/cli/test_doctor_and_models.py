@@ -13,7 +13,9 @@ def gristmill(*arguments: str, folder: Path = ROOT) -> "subprocess.CompletedProc
     return subprocess.run([str(GRISTMILL), *arguments], cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("line", ["cpu ", "memory ", "gpu ", "parts ", "int8 ", "4-bit ", "engine ", "models "])
+@pytest.mark.parametrize(
+    "line", ["cpu ", "memory ", "gpu ", "parts ", "int8 ", "engine ", "models ", "  4-bit weights "]
+)
 def test_doctor_tells_what_the_machine_can_run(line: str) -> None:
     done = gristmill("doctor")
 
