@@ -23,7 +23,8 @@ class Drawn:
 
 
 def draw(different: Sequence[int], admitted: int, calibration_rows: int, held_out_rows: int, seed: int) -> Drawn:
-    """From the places of `different` prompts. Held-out rows come first: with one seed they are the same for any scheme.
+    """From the places of `different` prompts. Held-out rows come first: with one seed they are the same for any scheme,
+    however many rows it looks at.
 
     Raises:
         BadScheme: there are fewer different prompts than are asked for.
@@ -35,8 +36,9 @@ def draw(different: Sequence[int], admitted: int, calibration_rows: int, held_ou
         raise BadScheme(
             f"{len(different)} different prompts in {admitted} admitted rows, but wanted are {asked}; {way}"
         )
-    places = random.Random(seed).sample(different, wanted)
-    return Drawn(tuple(places[held_out_rows:]), tuple(places[:held_out_rows]))
+    places = list(different)
+    random.Random(seed).shuffle(places)  # not sample(), whose first places depend on how many are drawn
+    return Drawn(tuple(places[held_out_rows:wanted]), tuple(places[:held_out_rows]))
 
 
 def check_tokens(prompts: Sequence[Prompt], widest: int) -> None:

@@ -19,8 +19,10 @@ def test_no_row_is_both_looked_at_and_measured_on() -> None:
     assert (len(drawn.calibration), len(drawn.held_out)) == (60, 40)
 
 
-def test_schemes_that_look_at_no_rows_are_measured_on_those_that_others_hold_out() -> None:
-    assert draw(PLACES, 100, 0, 40, seed=0).held_out == draw(PLACES, 100, 60, 40, seed=0).held_out
+@pytest.mark.parametrize("rows", [1, 20, 128, 300])
+def test_schemes_that_look_at_other_numbers_of_rows_are_measured_on_the_same(rows: int) -> None:
+    places = list(range(340))
+    assert draw(places, 340, rows, 32, seed=0).held_out == draw(places, 340, 0, 32, seed=0).held_out
 
 
 def test_too_few_different_prompts_are_refused_with_the_counts() -> None:
