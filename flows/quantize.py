@@ -13,7 +13,7 @@ from serving.engines.machine import Machine, this_machine
 from serving.models.fidelity import compare
 from serving.models.folder import FolderExists, ModelFolder
 from serving.models.quantize.apart import PYTHON
-from serving.models.quantize.schemes import SCHEMES
+from serving.models.quantize.schemes import SCHEMES, BadScheme
 from serving.models.quantize.write import CalibrationRows, Recipe, fit, input_widths, quantize
 from serving.models.record import Calibration, Fidelity, add_fidelity
 from serving.models.sample import Prompt, check_tokens
@@ -32,7 +32,7 @@ class Wish:
     target: Path
     scheme: str
     calibrate: Path | None = None  # a job file, whose rows are looked at and, others of them, measured on
-    measure: Path | None = None  # a job file, whose rows are measured on alone
+    measure: Path | None = None  # a job file, whose rows are only measured on
     rows: int = 256
     held_out: int = 64
     seed: int = 0
@@ -40,6 +40,10 @@ class Wish:
     speed: bool = False
     python: Path = PYTHON
     log: Path | None = None
+
+    @property
+    def job(self) -> Path | None:
+        return self.calibrate or self.measure
 
 
 def make_quantized(wish: Wish, say: Say) -> Fidelity | None:
@@ -51,6 +55,8 @@ def make_quantized(wish: Wish, say: Say) -> Fidelity | None:
     """
     if wish.target.exists():
         raise FolderExists(f"{wish.target} already exists; delete or move it first, or name another folder")
+    if wish.speed and wish.job is None:
+        raise BadScheme("--speed runs held-out rows through the engine; name their job with --measure JOB.toml")
     source = ModelFolder.open(wish.source)
     recipe = fit(source, SCHEMES[wish.scheme], wish.calibrate is not None, wish.group_size, wish.python)
     drawn = _draw(wish, source, say)
@@ -73,11 +79,10 @@ def _measured(wish: Wish, source: ModelFolder, drawn: DrawnRows, say: Say) -> Fi
 
 
 def _draw(wish: Wish, source: ModelFolder, say: Say) -> DrawnRows | None:
-    job = wish.calibrate or wish.measure
-    if job is None:
+    if wish.job is None:
         return None
     rows = wish.rows if wish.calibrate else 0
-    return draw_rows(load_job(job), source, rows, wish.held_out, wish.seed, say)
+    return draw_rows(load_job(wish.job), source, rows, wish.held_out, wish.seed, say)
 
 
 def _calibration(wish: Wish, recipe: Recipe, drawn: DrawnRows | None) -> CalibrationRows | None:

@@ -42,6 +42,12 @@ def test_the_default_target_lies_beside_the_source(place: Place) -> None:
     assert (place.folder / "tiny-fp8" / "gristmill.json").is_file()
 
 
+def test_rows_are_either_looked_at_or_only_measured_on(place: Place) -> None:
+    done = place.gristmill("models", "quantize", "tiny", "--calibrate", "a.toml", "--measure", "b.toml")
+    assert done.code == 2
+    assert "--measure: not allowed with argument --calibrate" in done.err
+
+
 @pytest.mark.parametrize("rows", ["0", "-3", "some"])
 def test_a_count_of_rows_is_a_whole_number(place: Place, rows: str) -> None:
     done = place.gristmill("models", "quantize", "tiny", "--rows", rows)

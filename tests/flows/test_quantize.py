@@ -126,6 +126,11 @@ def test_a_quantized_source_is_refused(model: Path, tmp_path: Path) -> None:
         make_quantized(Wish(tmp_path / "fp8", tmp_path / "copy", "w8a8"), quiet)
 
 
+def test_speed_without_rows_to_run_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadScheme, match=r"--speed runs held-out rows .* --measure JOB\.toml"):
+        make_quantized(Wish(model, tmp_path / "copy", "w8a8", speed=True), quiet)
+
+
 def test_an_existing_target_is_refused_before_any_row_is_read(model: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     with pytest.raises(FolderExists):
