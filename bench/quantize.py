@@ -45,8 +45,9 @@ def main() -> int:
 def _measured(name: str, model: Path, job: Path, folder: Path) -> Fidelity:
     scheme, rows = VARIANTS[name]
     target = folder / f"{model.name}-{name.replace(', ', '-').replace(' ', '-')}"
-    calibrate = job if rows else None
-    wish = Wish(model, target, scheme, calibrate, job, rows, HELD_OUT, speed=True, log=Path(".gristmill/quantize.log"))
+    jobs = {"calibrate": job} if rows else {"measure": job}
+    log = Path(".gristmill/quantize.log")
+    wish = Wish(model, target, scheme, **jobs, rows=rows, held_out=HELD_OUT, speed=True, log=log)
     fidelity = ModelFolder.open(target).fidelity if target.exists() else None
     if fidelity is None:
         make = measure_again if target.exists() else make_quantized

@@ -11,7 +11,7 @@ from serving.engines.vllm_engine import VllmEngine
 from serving.models.sample import Prompt
 from serving.records import Endpoint, EngineDied, Request, Sampling
 
-REQUESTS = 128  # what it takes to keep the engine's batch full; rows are asked again until there are so many
+REQUESTS = 64  # what it takes to keep the engine's batch full; rows are asked again until there are so many
 ROUNDS = 3
 KV_GIB = 1.0
 
