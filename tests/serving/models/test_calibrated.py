@@ -143,3 +143,21 @@ def layer_input(model: Any) -> Any:
     layer = model.model.layers[0]
     embedded = [layer.input_layernorm(model.model.embed_tokens(torch.tensor(row.token_ids))) for row in ROWS]
     return torch.cat(embedded).detach()
+
+
+@HERE
+@pytest.mark.quantize
+@pytest.mark.slow
+def test_vllm_answers_with_the_calibrated_int8_copy(tmp_path: Path) -> None:
+    """Heads of 64, as its attention kernels take."""
+    pytest.importorskip("vllm")
+    from serving.engines.machine import this_machine
+    from serving.models.speed import measure_speed
+
+    source = save_model(tmp_path / "tiny", hidden_size=256, intermediate_size=256)
+    target = copy(source, tmp_path / "tiny-w8a8", "w8a8", None)
+
+    pace = measure_speed(source, target, prompts(4), this_machine(), tmp_path)
+
+    assert pace.output_tokens_per_s > 0
+    assert pace.full_output_tokens_per_s > 0
