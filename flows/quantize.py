@@ -114,7 +114,7 @@ def measure(
         full_output_tokens_per_s=None if pace is None else pace.full_output_tokens_per_s,
         output_tokens_per_s=None if pace is None else pace.output_tokens_per_s,
         speed_note=note,
-        machine=f"{machine.cpu}, {len(machine.cores)} cores{''.join(f', {gpu}' for gpu in machine.gpus)}",
+        machine=f"{machine.cpu}, {len(machine.cores)} cores{''.join(f', {gpu.name}' for gpu in machine.gpus)}",
         date=f"{datetime.now(UTC):%Y-%m-%d}",
     )
 
