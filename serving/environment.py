@@ -44,6 +44,16 @@ LEAST_VERSIONS = {
 }
 
 
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+
+
+def for_a_child(*more: str) -> dict[str, str]:
+    """What a process that loads models is given of our environment, none of our secrets among it; and that it is to
+    stay offline. `more` are other variables to pass on."""
+    kept = {name: value for name, value in os.environ.items() if name in (*PASSED_ON, *more)}
+    return kept | QUIET_AND_OFFLINE
+
+
 def outdated() -> list[str]:
     """The installed parts that are older than is safe, in words. No part is imported; one that is absent is not old."""
     found = {name: _installed(name) for name in LEAST_VERSIONS}

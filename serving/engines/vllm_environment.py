@@ -6,14 +6,12 @@ from pathlib import Path
 
 from serving.engine_config import EngineConfig
 from serving.engines.machine import Machine
-from serving.environment import QUIET_AND_OFFLINE, own_folder
+from serving.environment import for_a_child, own_folder
 
 
 def child_environment(config: EngineConfig, machine: Machine, python: str | None, place: int = 0) -> dict[str, str]:
     """Of the process at this `place` among those side by side; `machine` is its part of the machine."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
-    environment = {name: value for name, value in os.environ.items() if name in kept}
-    environment |= QUIET_AND_OFFLINE
+    environment = for_a_child()
     # No plugin of vLLM is loaded: whatever is installed beside it could change how it answers.
     environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_HOST_IP": "127.0.0.1", "VLLM_PLUGINS": ""}
     environment |= _own_caches()

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from serving.engine_config import Adapters
 from serving.engines.step_page import StepPage
+from serving.last_words import last_words
 from serving.records import Choice, Completion, EngineDied, Failure, Request, Usage
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
@@ -40,7 +41,6 @@ class VllmProcess:
         self.environment = environment
         self.in_flight: set[int] = set()
         self.sums: dict[str, float] = {}  # engine time by what its steps did
-        self.facts: dict[str, Any] = {}  # what it made of its settings, once it is ready
         self._window = window
         self._command = [python or sys.executable, "-P", str(WORKER), json.dumps(arguments), meter_path, str(place)]
         self._log_path = log
@@ -68,8 +68,7 @@ class VllmProcess:
         """Returns as well when a stop came first. Raises EngineDied."""
         give_up = time.monotonic() + START_LIMIT_S
         while not stop():
-            if said := self._lines.read(POLL_S):  # the first line says that it is ready, and nothing else
-                self.facts = said[0].get("facts", {})
+            if self._lines.read(POLL_S):  # the first line says that it is ready, and nothing else
                 return
             if self._lines.ended or time.monotonic() > give_up:
                 raise self._death("before it was ready")
@@ -159,13 +158,9 @@ class VllmProcess:
         step = self._step.read()
         seen = tuple(row for row in (*step.new, *step.others) if row in self.in_flight)
         newest = sum(1 for row in step.new if row in self.in_flight)
-        return EngineDied(self._last_words(when), seen or tuple(sorted(self.in_flight)), newest)
-
-    def _last_words(self, when: str) -> str:
         code = self._child.wait(timeout=30) if self._lines.ended else "none, it hangs"
-        lines = self._log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "nothing")
-        return f"vLLM ended {when} (exit code {code}): {said.strip()[:300]} (whole log: {self._log_path})"
+        said = f"vLLM ended {when} (exit code {code}): {last_words(self._log_path)}"
+        return EngineDied(said, seen or tuple(sorted(self.in_flight)), newest)
 
 
 class _Lines:

@@ -33,7 +33,7 @@ def main() -> None:
         engine = _start(settings, meter)
         note = StepPage(page)
         note.watch(engine)
-        _send(out, {"ready": True, "facts": _facts(engine)})
+        _send(out, {"ready": True})
         _serve(engine, requests, meter, note, out)
 
 
@@ -145,13 +145,6 @@ class StepPage:
 def _row(request_id: str) -> int:
     """Of "17", and of what vLLM makes of it: "1_17-a0b1c2d3" for the second choice of row 17."""
     return int(request_id.split("-")[0].rsplit("_")[-1])
-
-
-def _facts(engine: Any) -> dict[str, Any]:
-    """What the engine has made of its settings."""
-    config = engine.vllm_config
-    blocks = config.cache_config.num_gpu_blocks or 0
-    return {"kv_blocks": blocks, "kv_tokens": blocks * (config.cache_config.block_size or 0)}
 
 
 def _start(settings: dict[str, Any], meter: Any) -> Any:

@@ -4,13 +4,13 @@ Every release of it pins another compressed-tensors than vLLM does, so the two c
 """
 
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from serving.environment import QUIET_AND_OFFLINE
+from serving.environment import for_a_child
+from serving.last_words import last_words
 from serving.models.quantize.schemes import BadScheme, Scheme
 
 PYTHON = Path(".venv-quantize/bin/python")
@@ -18,7 +18,6 @@ CHILD = Path(__file__).with_name("child.py")
 # GPTQ goes column by column, in operations so short that waiting threads that spin cost more than the work: on two busy
 # cores a layer of 576 x 1,536 takes 13.9 s with them and 1.05 s without.
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 
 
 class QuantizationFailed(RuntimeError):
@@ -58,23 +57,12 @@ def calibrate(
             "steps": scheme.calibrated_by,
             "group_size": group_size,
         }
+        environment = for_a_child("OMP_NUM_THREADS") | PATIENT_THREADS
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as told:
             command = [str(python.absolute()), "-P", str(CHILD), json.dumps(order)]
             done = subprocess.run(
-                command, cwd=scratch, stdin=subprocess.DEVNULL, stdout=told, stderr=told, env=_environment()
+                command, cwd=scratch, stdin=subprocess.DEVNULL, stdout=told, stderr=told, env=environment
             )
     if done.returncode:
-        raise QuantizationFailed(f"llmcompressor ended with {done.returncode}: {_last_words(log)} (whole log: {log})")
-
-
-def _environment() -> dict[str, str]:
-    """None of our secrets among it."""
-    return (
-        {name: value for name, value in os.environ.items() if name in PASSED_ON} | QUIET_AND_OFFLINE | PATIENT_THREADS
-    )
-
-
-def _last_words(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "nothing")[:300]
+        raise QuantizationFailed(f"llmcompressor ended with {done.returncode}: {last_words(log)}")
