@@ -8,15 +8,12 @@ bench/results/order_engine.csv.
 """
 
 import argparse
-import csv
-import json
-import platform
 import random
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,10 +23,15 @@ from optimizer.kv_simulation import chained_blocks, distinct_blocks
 from optimizer.order import policies
 from optimizer.order.tree import Places
 from serving.engine_config import Batching, EngineConfig, PagedCache
-from serving.engines.machine import GIB, bytes_per_number, settled, this_machine
+from serving.engines.machine import GIB, Machine, kv_bytes_per_number, settled, this_machine
 from serving.engines.vllm_engine import VllmEngine
 from serving.environment import settle
+from serving.models.folder import ModelFolder
+from serving.models.shape import shape_of
 from serving.records import Endpoint, Request, Sampling
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sheet import add_rows, taken_on
 
 MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/order_engine.csv")
@@ -64,7 +66,8 @@ def main() -> int:
     settle(Path(".gristmill").resolve())
     machine = this_machine()
     config = replace(EngineConfig(), batching=Batching(SLOTS), max_model_len=6 * BLOCK_TOKENS)
-    cache = PagedCache(block_tokens=BLOCK_TOKENS, memory_gib=kv_bytes(bytes_per_number(machine.fast_dtype)) / GIB)
+    memory_gib = kv_bytes(kv_bytes_per_number(settled(config, machine))) / GIB
+    cache = PagedCache(block_tokens=BLOCK_TOKENS, memory_gib=memory_gib)
     engine = VllmEngine(
         MODEL,
         settled(replace(config, cache=cache), machine),
@@ -81,7 +84,7 @@ def main() -> int:
             for at, policy in enumerate(POLICIES)
         ]
     show(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}", runs)
-    record(machine.cpu, len(machine.cores), runs)
+    record(machine, runs)
     return 0
 
 
@@ -137,9 +140,7 @@ def requests(rows: list[Row], order: Places, first_token: int) -> Iterator[Reque
 
 def kv_bytes(number_bytes: int) -> int:
     """Room for KV_SHARE of the distinct blocks of all prompts, and for the block that vLLM keeps empty."""
-    config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
-    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    block = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head * BLOCK_TOKENS * number_bytes
+    block = BLOCK_TOKENS * shape_of(ModelFolder.open(MODEL)).kv_bytes_per_token(number_bytes)
     prompts = [(0, *row.prompt) for row in made(0)]
     half_full = sum(len(prompt) % BLOCK_TOKENS > 0 for prompt in set(prompts))
     distinct = distinct_blocks(chained_blocks(prompts, BLOCK_TOKENS)) + half_full
@@ -158,18 +159,9 @@ def show(where: str, runs: list[Run]) -> None:
         print(f"{policy:16} {hits:9.3f} {speed:7.0f} {statistics.median(run.seconds for run in own):7.1f} {ratio:7.2f}")
 
 
-def record(cpu: str, cores: int, runs: list[Run]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        sheet = csv.writer(file, lineterminator="\n")
-        if fresh:
-            names = ("policy", "round", "seconds", "prompt_tokens", "cached_tokens", "output_tokens")
-            sheet.writerow(["date", "cpu", "cores", "python", *names])
-        for run in runs:
-            where = (f"{datetime.now(UTC):%Y-%m-%d}", cpu, cores, platform.python_version())
-            tokens = (run.prompt_tokens, run.cached_tokens, run.output_tokens)
-            sheet.writerow([*where, run.policy, run.round, f"{run.seconds:.2f}", *tokens])
+def record(machine: Machine, runs: list[Run]) -> None:
+    rows = [{**asdict(run), "seconds": f"{run.seconds:.2f}"} for run in runs]
+    add_rows(RESULTS, [{**taken_on(machine), **row} for row in rows])
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def answer_work(work: Work, step: Step = run_here) -> Receipt:
     """The same for a job that is open. A finished one is only read: no engine, no byte changed."""
     if work.finished:
         return take_receipt(work.run, StopReason.NONE)
-    for lane in work.job.lanes.values():
-        check_engine(work.job.engine, lane, work.adapters)
+    for name, model in work.models.items():
+        check_engine(work.job.engine, work.job.lanes[name], model, work.adapters)
     with work.held():
         book_the_past(work)
         try:

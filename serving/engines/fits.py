@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from serving.engine_config import Draft, EngineConfig, ModelShape
-from serving.engines.machine import GIB, CannotRun, Machine, bytes_per_number
+from serving.engines.machine import GIB, CannotRun, Machine, kv_bytes_per_number
 from serving.models.folder import ModelFolder
 from serving.models.heads import heads_in
 from serving.models.shape import shape_of
@@ -147,8 +147,7 @@ def _memory_suffices(asked: Asked) -> Iterator[str]:
     config, machine, parallel = asked.config, asked.machine, asked.config.parallelism
     needed = asked.model.size_bytes / parallel.ranks
     longest = config.max_model_len or asked.shape.max_model_len
-    width = 1 if config.cache.dtype.startswith("fp8") else bytes_per_number(config.precision.weights)
-    one_sequence = asked.shape.kv_bytes_per_token(width) * longest / parallel.ranks
+    one_sequence = asked.shape.kv_bytes_per_token(kv_bytes_per_number(config)) * longest / parallel.ranks
     if machine.has_gpu:
         has = min(gpu.memory_bytes for gpu in machine.gpus) * (config.cache.memory_share or GPU_SHARE)
         if needed + one_sequence > has:

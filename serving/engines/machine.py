@@ -71,9 +71,11 @@ def this_machine() -> Machine:
     )
 
 
-def bytes_per_number(dtype: str) -> int:
-    """Of a KV cache that keeps what the model computes in."""
-    return 4 if dtype == "float32" else 2
+def kv_bytes_per_number(config: EngineConfig) -> int:
+    """What the KV cache of a settled config keeps is what the model computes in, unless it is said to be smaller."""
+    if config.cache.dtype.startswith("fp8"):
+        return 1
+    return 4 if config.precision.weights == "float32" else 2
 
 
 def settled(config: EngineConfig, machine: Machine, kv_bytes_wanted: int | None = None) -> EngineConfig:

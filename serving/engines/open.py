@@ -74,12 +74,11 @@ def open_engine(
     return VllmEngine(model.path, config, machine, log, stop, section.python, cache_salt(tenant), meter)
 
 
-def check_engine(section: EngineSection, lane: Lane, adapters: Adapters) -> None:
+def check_engine(section: EngineSection, lane: Lane, model: ModelFolder, adapters: Adapters) -> None:
     """Raises CannotRun if the lane's model cannot run here with these settings. Nothing is loaded."""
     if section.kind == "vllm":
         from serving.engines.fits import check_fit
 
-        model = ModelFolder.open(Path(lane.model))
         config, machine = _settled(section, lane, model, adapters)
         check_fit(config, model, machine, section.python)
 
@@ -88,14 +87,14 @@ def _settled(
     section: EngineSection, lane: Lane, model: ModelFolder, adapters: Adapters, kv_tokens: int | None = None
 ) -> tuple[EngineConfig, "Machine"]:
     """Adapters were made for the full model, so no other lane has them."""
-    from serving.engines.machine import bytes_per_number, settled, this_machine
+    from serving.engines.machine import kv_bytes_per_number, settled, this_machine
     from serving.models.shape import shape_of
 
     machine = this_machine()
     config = section.config(adapters if lane.name == "full" else NO_ADAPTERS)
+    ready = settled(config, machine)
     if kv_tokens is None:
-        return settled(config, machine), machine
+        return ready, machine
     # vLLM wants room for one sequence of full length, however short the work is.
     kv_tokens = max(kv_tokens, section.max_model_len or model.max_model_len)
-    width = 1 if section.kv_dtype.startswith("fp8") else bytes_per_number(settled(config, machine).precision.weights)
-    return settled(config, machine, kv_tokens * shape_of(model).kv_bytes_per_token(width)), machine
+    return settled(config, machine, kv_tokens * shape_of(model).kv_bytes_per_token(kv_bytes_per_number(ready))), machine
