@@ -14,7 +14,7 @@ from serving.models.fidelity import compare
 from serving.models.folder import FolderExists, ModelFolder
 from serving.models.quantize.apart import PYTHON
 from serving.models.quantize.schemes import SCHEMES, BadScheme
-from serving.models.quantize.write import CalibrationRows, Recipe, fit, input_widths, quantize
+from serving.models.quantize.write import CalibrationRows, Recipe, fit, quantize
 from serving.models.record import Calibration, Fidelity, add_fidelity
 from serving.models.sample import Prompt, check_tokens
 from serving.models.speed import Speed, measure_speed
@@ -89,7 +89,7 @@ def _calibration(wish: Wish, recipe: Recipe, drawn: DrawnRows | None) -> Calibra
     if wish.calibrate is None or drawn is None:
         return None
     prompts = drawn.calibration
-    check_tokens(prompts, max(input_widths(recipe.source.path)))
+    check_tokens(prompts, recipe.widest)
     places = tuple(prompt.row for prompt in prompts)
     tokens = sum(len(prompt.token_ids) for prompt in prompts)
     record = Calibration(drawn.dataset, drawn.input_sha256, drawn.seed, tokens, places)

@@ -63,7 +63,8 @@ class Quarantine:
                 self.groups.append(Group(suspects, death.newest))
             return None
         self.groups.pop(0)  # what was not tried is above suspicion again
-        narrowed = [row for row in suspects if row in set(self._tried)] or self._tried
+        tried = set(self._tried)
+        narrowed = [row for row in suspects if row in tried] or self._tried
         if len(narrowed) == 1:
             return narrowed[0]
         self.groups.insert(0, Group(narrowed, death.newest if narrowed == suspects else 0))

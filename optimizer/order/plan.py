@@ -54,7 +54,11 @@ def _ends(order: Places, output_tokens: Places, slots: int) -> Places:
 
 def blocks_lost(tree: PrefixTree, ahead: NDArray[np.bool_]) -> int:
     """What is computed twice if these rows are fed apart from the rest: every node that both have rows below."""
-    in_front, all_rows = tree.rows_below(ahead), tree.rows_below(np.ones(len(ahead), np.bool_))
+    return _lost(tree, ahead, tree.rows_below(np.ones(len(ahead), np.bool_)))
+
+
+def _lost(tree: PrefixTree, ahead: NDArray[np.bool_], all_rows: Places) -> int:
+    in_front = tree.rows_below(ahead)
     split = (in_front > 0) & (in_front < all_rows)
     return int((tree.depth - tree.depth[tree.parent])[split].sum())
 
@@ -62,11 +66,12 @@ def blocks_lost(tree: PrefixTree, ahead: NDArray[np.bool_]) -> int:
 def _affordable(tree: PrefixTree, ahead: NDArray[np.bool_], late: Places) -> int:
     """How many of the late rows can go ahead, by bisection: the loss grows with them, but for a group that is done."""
     budget = MAX_LOSS * int(tree.blocks_of_row.sum())
+    all_rows = tree.rows_below(np.ones(len(ahead), np.bool_))
 
     def costs(count: int) -> int:
         more = ahead.copy()
         more[late[:count]] = True
-        return blocks_lost(tree, more)
+        return _lost(tree, more, all_rows)
 
     if costs(len(late)) <= budget:
         return len(late)

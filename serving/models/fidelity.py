@@ -141,9 +141,7 @@ def load(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
-    settings: dict[str, Any] = {
-        "dtype": torch.float32,
-    }
+    settings: dict[str, Any] = {"dtype": torch.float32}
     if "quantization_config" in read_object(folder / "config.json"):
         settings["quantization_config"] = CompressedTensorsConfig(dequantize=True)
     with quietly(), warnings.catch_warnings(action="ignore"):  # that what is asked for is taken

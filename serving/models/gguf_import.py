@@ -34,7 +34,7 @@ def import_file(file: Path, target: Path) -> None:
     gguf = checked(file)
     origin = Origin(f"{file.name} (sha256 {sha256_of(file)})", "GGUF to bfloat16", gguf.licence or "not stated")
     with new_model_folder(target, origin) as new:
-        import_gguf(file, new)
+        _import(file, gguf, new, "bfloat16")
 
 
 def import_gguf(file: Path, target: Path, dtype: Dtype = "bfloat16") -> None:
@@ -43,7 +43,10 @@ def import_gguf(file: Path, target: Path, dtype: Dtype = "bfloat16") -> None:
     Raises:
         BadModelFolder: not a GGUF file, or one whose model would not come out whole.
     """
-    gguf = checked(file)
+    _import(file, checked(file), target, dtype)
+
+
+def _import(file: Path, gguf: GgufFile, target: Path, dtype: Dtype) -> None:
     with quietly():
         try:
             model = _load_model(file, dtype)

@@ -10,10 +10,10 @@ from serving.models.quantize.apart import PYTHON, calibrate, check_environment
 from serving.models.quantize.round_to_nearest import KEPT, round_to_nearest
 from serving.models.quantize.schemes import Scheme, check_rows, group_size
 from serving.models.quietly import quietly
-from serving.models.record import Calibration
+from serving.models.record import RECORD, Calibration
 
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json")
-WRITTEN_ANEW = frozenset({"config.json", "generation_config.json", "gristmill.json"})
+WRITTEN_ANEW = frozenset({"config.json", "generation_config.json", RECORD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Recipe:
     group_size: int | None  # None: one scale for each output channel
     calibrated: bool
     python: Path
+    widest: int = 0  # inputs of the widest layer, where the scheme has to know them
 
     @property
     def method(self) -> str:
@@ -54,8 +55,9 @@ def fit(
     check_rows(scheme, calibrated)
     if calibrated:
         check_environment(scheme, python)
-    widths = input_widths(source.path) if scheme.grouped else ()
-    return Recipe(source, scheme, group_size(scheme, widths, wanted_group), calibrated, python)
+    widths = input_widths(source.path) if scheme.grouped or calibrated else set()
+    size = group_size(scheme, widths, wanted_group)
+    return Recipe(source, scheme, size, calibrated, python, max(widths, default=0))
 
 
 def quantize(recipe: Recipe, target: Path, rows: CalibrationRows | None = None, log: Path | None = None) -> None:
