@@ -3,8 +3,6 @@
 `make bench` runs it, prints a table of ratios and adds the raw figures to bench/results/lanes.csv.
 """
 
-import csv
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +17,9 @@ from serving.environment import settle
 from serving.intake.render import ModelRenderer
 from serving.models.folder import ModelFolder
 from serving.records import Endpoint, Message, Request, Sampling
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sheet import add_rows, taken_on
 
 FULL, INT8 = Path("models/smollm2-135m-instruct"), Path("models/smollm2-135m-instruct-w8a8")
 RESULTS = Path("bench/results/lanes.csv")
@@ -89,15 +90,11 @@ def requests(model: Path, number: int) -> Iterator[Request]:
 
 
 def record(machine: Machine, measured: list[tuple[Variant, float, float]]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        sheet = csv.writer(file, lineterminator="\n")
-        if fresh:
-            sheet.writerow(["date", "cpu", "cores", "python", "variant", "output_tokens_per_s", "start_up_s"])
-        for variant, tokens_per_s, start_s in measured:
-            where = (f"{datetime.now(UTC):%Y-%m-%d}", machine.cpu, len(machine.cores), platform.python_version())
-            sheet.writerow([*where, variant.name, f"{tokens_per_s:.1f}", f"{start_s:.1f}"])
+    rows = [
+        {"variant": variant.name, "output_tokens_per_s": f"{tokens_per_s:.1f}", "start_up_s": f"{start_s:.1f}"}
+        for variant, tokens_per_s, start_s in measured
+    ]
+    add_rows(RESULTS, [{**taken_on(machine), **row} for row in rows])
 
 
 if __name__ == "__main__":

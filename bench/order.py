@@ -4,8 +4,6 @@
 Nothing is executed but the planning itself: hits and makespans are those of optimizer.kv_simulation.
 """
 
-import csv
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -19,10 +17,11 @@ from optimizer.kv_simulation import Engine, budget_blocks, simulate
 from optimizer.order import policies
 from optimizer.order.tree import BLOCK_TOKENS, Places
 from optimizer.output_lengths import UNKNOWN, expected_output_tokens
-from serving.engines.machine import this_machine
+from serving.engines.machine import Machine, this_machine
 
 sys.path.insert(0, str(Path(__file__).parent))
 from order_tables import MAX_TOKENS, TABLES, Table, make
+from sheet import add_rows, taken_on
 
 RESULTS = Path("bench/results/order.csv")
 ROWS, SLOTS, KV_SHARE = 2000, 64, 0.05
@@ -75,7 +74,7 @@ def main() -> int:
             )
             measured.append(one)
     print("time: of arrival's, with the small cache; end: steps over the least possible, with room for everything")
-    record(machine.cpu, len(machine.cores), measured)
+    record(machine, measured)
     return 0
 
 
@@ -108,17 +107,13 @@ def measure(name: str) -> list[Measured]:
     return found
 
 
-def record(cpu: str, cores: int, measured: list[Measured]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        sheet = csv.writer(file, lineterminator="\n")
-        if fresh:
-            sheet.writerow(["date", "cpu", "cores", "python", "rows", "slots", *asdict(measured[0])])
-        for one in measured:
-            where = (f"{datetime.now(UTC):%Y-%m-%d}", cpu, cores, platform.python_version(), ROWS, SLOTS)
-            figures = (round(value, 4) if isinstance(value, float) else value for value in asdict(one).values())
-            sheet.writerow([*where, *figures])
+def record(machine: Machine, measured: list[Measured]) -> None:
+    where = {**taken_on(machine), "rows": ROWS, "slots": SLOTS}
+    rounded = [
+        {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(one).items()}
+        for one in measured
+    ]
+    add_rows(RESULTS, [{**where, **figures} for figures in rounded])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ makes the copies in FOLDER and measures them, those that it does not find there 
 adds the raw figures to bench/results/quantize.csv. Needs `make quantize-env`.
 """
 
-import csv
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,9 @@ from flows.terminal import in_columns
 from serving.environment import settle
 from serving.models.folder import ModelFolder
 from serving.models.record import Fidelity
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sheet import add_rows
 
 RESULTS = Path("bench/results/quantize.csv")
 HELD_OUT = 32
@@ -38,7 +40,7 @@ def main() -> int:
     print(f"{first.machine}, {first.date}; {model.name}, {first.rows} held-out rows, {first.tokens} answer tokens")
     full = ("full", "", f"{first.full_bytes / 1e6:.0f}", "", "", "", "", f"{first.full_perplexity:.3f}", "1.00x")
     print("\n".join(in_columns([HEADING, full, *(_cells(name, one) for name, one in found.items())])))
-    _record(found)
+    add_rows(RESULTS, [{"variant": name, **asdict(one)} for name, one in found.items()])
     return 0
 
 
@@ -72,16 +74,6 @@ def _cells(name: str, one: Fidelity) -> tuple[str, ...]:
         f"{one.perplexity:.3f}",
         pace,
     )
-
-
-def _record(found: dict[str, Fidelity]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        sheet = csv.DictWriter(file, ["variant", *asdict(next(iter(found.values())))], lineterminator="\n")
-        if fresh:
-            sheet.writeheader()
-        sheet.writerows({"variant": name, **asdict(one)} for name, one in found.items())
 
 
 if __name__ == "__main__":
