@@ -1,7 +1,10 @@
 """Small models of random weights with the tokenizer of the real one: for what depends on shapes, not on sense."""
 
+import json
 import shutil
 from pathlib import Path
+
+from tests.serving.models.tiny import save_model
 
 REAL = Path(__file__).parents[2] / "models" / "smollm2-135m-instruct"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -9,24 +12,17 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json
 
 def random_llama(folder: Path, heads: int, kv_heads: int, layers: int = 4, head_dim: int = 32) -> Path:
     """A Llama whose logits lie far apart, so that rounding in another order does not change which is the largest."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(heads)
-    config = LlamaConfig(
-        vocab_size=49_152,
-        hidden_size=heads * head_dim,
-        intermediate_size=heads * head_dim * 2,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=2048,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    shape = {
+        "vocab_size": 49_152,
+        "hidden_size": heads * head_dim,
+        "intermediate_size": heads * head_dim * 2,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.2,
+    }
+    save_model(folder, dtype="float32", seed=heads, **shape)
     for name in TOKENIZER:
         if (REAL / name).is_file():
             shutil.copyfile(REAL / name, folder / name)
@@ -35,8 +31,6 @@ def random_llama(folder: Path, heads: int, kv_heads: int, layers: int = 4, head_
 
 def random_adapter(folder: Path, base: Path, rank: int = 8, seed: int = 7) -> Path:
     """A LoRA adapter as PEFT writes it, strong enough to change what is said."""
-    import json
-
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig

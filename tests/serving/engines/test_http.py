@@ -147,7 +147,7 @@ def test_a_retry_after_holds_back_every_row_and_not_only_the_one_that_got_it() -
 
 def test_a_server_that_takes_six_at_once_is_found_out_and_loses_nothing() -> None:
     """Allowed 64, with a fixed 64 at once nine of ten requests would be refused."""
-    with OpenAIStub(lambda asked: Fault.OVERLOADED if asked.at_once > 6 else None, lambda asked: 0.01) as stub:
+    with OpenAIStub(lambda asked: Fault.OVERLOADED if asked.at_once > 6 else None, lambda asked: 0.04) as stub:
         found = answers(engine_for(stub.base_url, concurrency=64, max_retries=6), requests(300))
     assert [done.failure for done in found.values()] == [None] * 300
     assert stub.most_at_once > 6
