@@ -23,7 +23,7 @@ LLAMA := $(STATE)/llama-server
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup batch test test-engines test-servers test-faults test-quantize suffix quantize-env check bench lock clean
+.PHONY: help setup batch test test-engines test-gpu test-servers test-faults test-quantize suffix quantize-env check bench lock clean
 
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
@@ -32,11 +32,12 @@ help:
 	echo "make test-servers  those of them that start vLLM's and llama.cpp's servers"
 	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
 	echo "make test-engines  vLLM in every shape that runs on a CPU (some eleven minutes on two cores)"
+	echo "make test-gpu      and what needs a GPU"
 	echo "make suffix  build suffix decoding, which a job can ask for (two minutes; needs a C++ compiler)"
 	echo "make quantize-env    llmcompressor in .venv-quantize, which models quantize --calibrate calls"
 	echo "make test-quantize   GPTQ, AWQ and SmoothQuant on tiny models (some minutes on two cores)"
 	echo "make check   format, lint, types"
-	echo "make bench   orders of a lane, simulated; then this machine: full and INT8 lane, one run"
+	echo "make bench   this machine against its roofline, barriers, other orders, run-batch and rows that kill (an hour or two)"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
 
 setup: $(ENVIRONMENT) $(MODELS) $(SAMPLE)
@@ -45,11 +46,14 @@ batch: setup
 	$(BIN)/gristmill run $(JOB) --prefect
 
 test: setup $(VENV)/.ready-dev $(LLAMA)/.ready
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder -m "not faults and not engines and not quantize"
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder -m "not faults and not engines and not quantize and not gpu"
 
 test-engines: setup $(VENV)/.ready-dev
 	command -v c++ >/dev/null && $(MAKE) --no-print-directory suffix || true
 	$(BIN)/python -m pytest -q -m engines tests/engine_room
+
+test-gpu: setup $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -q -m gpu tests/engine_room
 
 suffix: $(VENV)/.ready-suffix
 
@@ -81,6 +85,12 @@ check: $(VENV)/.ready-dev
 bench: setup
 	$(BIN)/python bench/order.py
 	$(BIN)/python bench/lanes.py
+	$(BIN)/python bench/roofline.py
+	$(BIN)/python bench/feed.py
+	$(BIN)/python bench/order_engine.py
+	$(BIN)/python bench/run_batch.py
+	$(BIN)/python bench/poison.py
+	$(BIN)/python bench/scale.py 100000
 
 # A step that fails says where its whole output is, and shows the end of it.
 define quietly

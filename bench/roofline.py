@@ -1,0 +1,191 @@
+"""How much of what this machine can do the engine gets out of it, prefill and decode, with the arithmetic.
+
+    python bench/roofline.py [--rounds 5]
+
+Prefill is bound by arithmetic: two operations for each weight that a token passes, and attention's own. Decode is bound
+by memory: each step reads every weight once and the keys and values of every sequence. Both ceilings are measured
+here, with the same threads: a product of matrices as large as the model's, and a walk over memory that no cache holds.
+(Williams et al. 2009, Roofline; Pope et al. 2022, Efficiently Scaling Transformer Inference.) Adds raw figures to
+bench/results/roofline.csv.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from serving.engine_config import Batching, EngineConfig, ModelShape, PagedCache
+from serving.engines.machine import Machine, kv_bytes_per_number, settled, this_machine
+from serving.engines.vllm_engine import VllmEngine
+from serving.engines.vllm_environment import child_environment
+from serving.environment import settle
+from serving.models.folder import ModelFolder
+from serving.models.shape import shape_of
+
+sys.path.insert(0, str(Path(__file__).parent))
+from counting import counting
+from sheet import add_rows, taken_on
+
+MODEL = Path("models/smollm2-135m-instruct")
+RESULTS = Path("bench/results/roofline.csv")
+PROMPT_TOKENS, OUTPUT_TOKENS, CONTEXT_TOKENS, KV_GIB = 512, 64, 1024, 1.0
+BATCHES = (1, 4, 16)
+# In a process of its own, with the engine's threads: the best of ten products and of ten walks.
+CEILINGS = """
+import json, sys, time, torch
+torch.set_num_threads(int(sys.argv[1]))
+rows, inner, columns = json.loads(sys.argv[2])
+a, b, big = torch.randn(rows, inner), torch.randn(inner, columns), torch.ones(2**28)
+def best(work):
+    work()
+    seconds = []
+    for _ in range(10):
+        began = time.monotonic()
+        work()
+        seconds.append(time.monotonic() - began)
+    return min(seconds)
+product_s, walk_s = best(lambda: a @ b), best(lambda: big.sum())
+print(json.dumps([2 * rows * inner * columns / product_s, big.numel() * 4 / walk_s]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    phase: str
+    batch: int
+    measured_s: float  # a token of prefill, a step of decode
+    least_s: float  # what the ceiling allows
+
+    @property
+    def of_roofline(self) -> float:
+        return self.least_s / self.measured_s
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="How much of what this machine can do the engine gets out of it.")
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    settle(Path(".gristmill").resolve())
+    machine = this_machine()
+    cache = PagedCache(memory_gib=KV_GIB, prefix_caching=False)
+    config = settled(EngineConfig(cache=cache, batching=Batching(max(BATCHES)), max_model_len=CONTEXT_TOKENS), machine)
+    shape, weights = shape_of(ModelFolder.open(MODEL)), weights_of(MODEL)
+    flops, bandwidth = ceilings(config, machine, shape)
+    engine = VllmEngine(MODEL, config, machine, Path(".gristmill/bench.log"), lambda: False, None)
+    number_bytes = kv_bytes_per_number(config)
+    with engine:
+        run(engine, 0, max(BATCHES), OUTPUT_TOKENS)
+        measured = [
+            share
+            for number in range(rounds)
+            for batch in BATCHES
+            for share in shares(engine, 1 + number, batch, shape, weights, number_bytes, flops, bandwidth)
+        ]
+    print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; {config.precision.weights}")
+    print(
+        f"ceilings    {flops / 1e9:.0f} GFLOP/s in a product of matrices, {bandwidth / 1e9:.1f} GB/s read from memory"
+    )
+    show(measured, shape, weights, number_bytes)
+    add_rows(RESULTS, [{**taken_on(machine), "gflops": f"{flops / 1e9:.1f}", "gb_s": f"{bandwidth / 1e9:.2f}",
+                        **columns(share)} for share in measured])  # fmt: skip
+    return 0
+
+
+def ceilings(config: EngineConfig, machine: Machine, shape: ModelShape) -> tuple[float, float]:
+    """Operations and bytes a second."""
+    sizes = [config.batching.max_num_batched_tokens, shape.hidden, shape.vocabulary]
+    command = [sys.executable, "-P", "-c", CEILINGS, str(len(machine.cores)), json.dumps(sizes)]
+    said = subprocess.run(command, env=child_environment(config, machine, None), stdout=subprocess.PIPE, check=True)
+    flops, bandwidth = json.loads(said.stdout)
+    return flops, bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How many numbers a token is multiplied with: in the layers, and at the end to find the next token."""
+
+    layers: int
+    head: int
+
+
+def weights_of(model: Path) -> Weights:
+    from safetensors import safe_open
+
+    with safe_open(model / "model.safetensors", "numpy") as file:
+        sizes = {name: _product(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    embedding = sizes["model.embed_tokens.weight"]
+    layers = sum(size for name, size in sizes.items() if ".layers." in name)
+    return Weights(layers, sizes.get("lm_head.weight", embedding))
+
+
+def _product(sizes: list[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def shares(
+    engine: VllmEngine, number: int, batch: int, shape: ModelShape, weights: Weights, number_bytes: int, flops: float,
+    bandwidth: float,
+) -> Iterator[Share]:  # fmt: skip
+    before = dict(engine.processes[0].sums)
+    run(engine, number, batch, 1)
+    after = dict(engine.processes[0].sums)
+    prefill_s = (after["mixed_s"] - before["mixed_s"]) / (after["mixed_prefill"] - before["mixed_prefill"])
+    yield Share("prefill", batch, prefill_s, prefill_operations(shape, weights) / flops)
+    run(engine, number, batch, OUTPUT_TOKENS)
+    done = dict(engine.processes[0].sums)
+    steps = (done["decode_tokens"] - after["decode_tokens"]) / batch
+    yield Share("decode", batch, (done["decode_s"] - after["decode_s"]) / steps,
+                decode_bytes(shape, weights, number_bytes, batch) / bandwidth)  # fmt: skip
+
+
+def prefill_operations(shape: ModelShape, weights: Weights) -> float:
+    """A token: twice the layers' weights, and a half of the prompt's length in scores and in sums over values. The
+    head is passed by the last token of a prompt alone."""
+    attention = 2 * 2 * shape.layers * shape.heads * shape.head_dim * PROMPT_TOKENS / 2
+    return 2 * weights.layers + attention + 2 * weights.head / PROMPT_TOKENS
+
+
+def decode_bytes(shape: ModelShape, weights: Weights, number_bytes: int, batch: int) -> float:
+    """A step: all weights once, and what each sequence has in the KV cache, on average over its output."""
+    context = PROMPT_TOKENS + OUTPUT_TOKENS / 2
+    return (weights.layers + weights.head) * number_bytes + batch * context * shape.kv_bytes_per_token(number_bytes)
+
+
+def run(engine: VllmEngine, number: int, batch: int, output_tokens: int) -> None:
+    rows = ((1000 * number + 37 * row, PROMPT_TOKENS, output_tokens) for row in range(batch))
+    for _ in engine.run(counting(MODEL, rows)):
+        pass
+
+
+def show(measured: list[Share], shape: ModelShape, weights: Weights, number_bytes: int) -> None:
+    print(f"prefill     a token: 2 x {weights.layers / 1e6:.0f}M weights + attention over {PROMPT_TOKENS} tokens + head"
+          f" = {prefill_operations(shape, weights) / 1e9:.3f} GFLOP")  # fmt: skip
+    for batch in BATCHES:
+        total = decode_bytes(shape, weights, number_bytes, batch)
+        print(f"decode      a step of {batch:2}: {weights.layers + weights.head:,} weights x {number_bytes} bytes"
+              f" + {batch} x keys and values = {total / 1e9:.3f} GB")  # fmt: skip
+    print(f"{'phase':8} {'batch':>5} {'measured':>14} {'ceiling allows':>15} {'share':>6}")
+    for phase in ("prefill", "decode"):
+        for batch in BATCHES:
+            own = [share for share in measured if (share.phase, share.batch) == (phase, batch)]
+            scale, unit = (1e6, "us a token") if phase == "prefill" else (1e3, "ms a step")
+            share = statistics.median(one.of_roofline for one in own)
+            seconds = statistics.median(one.measured_s for one in own)
+            print(f"{phase:8} {batch:5} {seconds * scale:8.1f} {unit} {own[0].least_s * scale:8.1f} {share:6.0%}")
+
+
+def columns(share: Share) -> dict[str, object]:
+    return {**asdict(share), "measured_s": f"{share.measured_s:.6f}", "least_s": f"{share.least_s:.6f}",
+            "of_roofline": f"{share.of_roofline:.3f}"}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

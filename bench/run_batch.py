@@ -1,0 +1,213 @@
+"""gristmill beside vLLM's own run-batch and a bare engine loop: the same files, model and settings, one run.
+
+    python bench/run_batch.py [--rounds 5] [--rows 160] [--only NAME ...]
+
+Each command is timed from its start to its end, start-up included, as its user waits for it; the bare loop, and
+gristmill for the comparison with it, from the first request to the last answer. Prints medians of the rounds' ratios;
+adds raw figures to bench/results/run_batch.csv.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from serving.engine_config import Batching, EngineConfig, PagedCache
+from serving.engines.machine import settled, this_machine
+from serving.engines.vllm_arguments import vllm_arguments
+from serving.engines.vllm_environment import child_environment
+from serving.environment import settle
+
+sys.path.insert(0, str(Path(__file__).parent))
+from logs import like_logs, without_redundancy, write
+from sheet import add_rows, taken_on
+
+HERE = Path(__file__).parent
+MODEL = Path("models/smollm2-135m-instruct").resolve()
+RESULTS = HERE / "results" / "run_batch.csv"
+SLOTS, KV_GIB, BLOCK_TOKENS, CONTEXT_TOKENS, MAX_TOKENS = 16, 0.25, 32, 1024, 24
+COMMAND = Path(sys.executable).parent / "gristmill"
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    contender: str
+    file: str
+    round: int
+    wall_s: float  # of the command
+    engine_s: float | None  # from the first request to the last answer, where that can be told
+    answered: int
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="gristmill beside vLLM's run-batch and a bare engine loop.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=160)
+    parser.add_argument("--only", nargs="*", help="some of the contenders")
+    options = parser.parse_args()
+    settle(Path(".gristmill").resolve())
+    with tempfile.TemporaryDirectory(prefix="run-batch-") as folder:
+        timed = [
+            timed_run(contender, file, number, Path(folder), options.rows)
+            for number in range(options.rounds)
+            for contender, file in PAIRS
+            if not options.only or contender in options.only
+        ]
+    machine = this_machine()
+    print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; {options.rows} rows a file")
+    show(timed)
+    record = [{**taken_on(machine), "rows": options.rows, **_columns(one)} for one in timed]
+    add_rows(RESULTS, record)
+    return 0
+
+
+def timed_run(contender: str, file: str, number: int, folder: Path, rows: int) -> Timed:
+    """In a folder of its own, on a file that no other round has."""
+    own = folder / f"{number}-{contender.replace(' ', '-')}-{file.replace(' ', '-')}"
+    own.mkdir()
+    write(own / "prompts.jsonl", FILES[file](rows, number), MAX_TOKENS, str(MODEL))
+    began = time.monotonic()
+    engine_s, answered = CONTENDERS[contender](own)
+    wall_s = time.monotonic() - began
+    print(f"  round {number + 1}  {file:20} {contender:22} {wall_s:7.1f} s, {answered} answered", flush=True)
+    if answered != rows:
+        raise SystemExit(f"{contender} answered {answered} of {rows} rows")
+    return Timed(contender, file, number, wall_s, engine_s, answered)
+
+
+def gristmill(folder: Path) -> tuple[float | None, int]:
+    """Exact duplicates collapsed, near ones not: what it answers is what the others answer."""
+    (folder / "job.toml").write_text(
+        f"""
+        [dataset]
+        path = "prompts.jsonl"
+        [model]
+        full = "{MODEL}"
+        [engine]
+        dtype = "{_config().precision.weights}"
+        max_num_seqs = {SLOTS}
+        kv_gib = {KV_GIB}
+        block_size = {BLOCK_TOKENS}
+        max_model_len = {CONTEXT_TOKENS}
+        [price]
+        usd_per_hour = 0.1
+        """
+    )
+    _run([str(COMMAND), "run", "job.toml", "--quiet"], folder, dict(os.environ))
+    query = "SELECT sum(engine_s) AS engine_s, count(*) FILTER (outcome = 'answered') AS answered FROM rows"
+    command = [str(COMMAND), "costs", "--format", "json", "--sql", query]
+    (said,) = json.loads(subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout)
+    return said["engine_s"], said["answered"]
+
+
+def run_batch(folder: Path) -> tuple[float | None, int]:
+    config = _config()
+    settings = [
+        "--dtype", config.precision.weights, "--enforce-eager", "--max-num-seqs", str(SLOTS),
+        "--kv-cache-memory-bytes", str(int(KV_GIB * 2**30)), "--block-size", str(BLOCK_TOKENS),
+        "--max-model-len", str(CONTEXT_TOKENS),
+        "--max-num-batched-tokens", str(config.batching.max_num_batched_tokens),
+    ]  # fmt: skip
+    return _vllm_run_batch(folder, settings, _environment())
+
+
+def run_batch_defaults(folder: Path) -> tuple[float | None, int]:
+    return _vllm_run_batch(folder, [], {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"})
+
+
+def bare_loop(folder: Path) -> tuple[float | None, int]:
+    arguments = json.dumps(vllm_arguments(MODEL, _config()))
+    _run(
+        [sys.executable, "-P", str(HERE / "bare_loop.py"), arguments, "prompts.jsonl", "out.json"],
+        folder,
+        _environment(),
+    )
+    said = json.loads((folder / "out.json").read_text())
+    return said["seconds"], said["answered"]
+
+
+def _vllm_run_batch(folder: Path, settings: list[str], environment: dict[str, str]) -> tuple[float | None, int]:
+    """By its module: the command `vllm` asks for its version under a name that the CPU build lacks."""
+    command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.run_batch"]
+    files = ["--input-file", "prompts.jsonl", "--output-file", "out.jsonl", "--model", str(MODEL)]
+    _run([*command, *files, *settings], folder, environment)
+    replies = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    return None, sum(reply["response"]["status_code"] == 200 for reply in replies)
+
+
+def _config() -> EngineConfig:
+    config = EngineConfig(
+        cache=PagedCache(block_tokens=BLOCK_TOKENS, memory_gib=KV_GIB),
+        batching=Batching(SLOTS),
+        max_model_len=CONTEXT_TOKENS,
+    )
+    return settled(config, this_machine())
+
+
+def _environment() -> dict[str, str]:
+    return child_environment(_config(), this_machine(), None)
+
+
+def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
+    with (folder / "log").open("wb") as log:
+        code = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log).returncode
+    if code:
+        said = (folder / "log").read_text(errors="replace")[-2000:]
+        raise SystemExit(f"{' '.join(command[:5])} ended with {code}:\n{said}")
+
+
+FILES = {"without redundancy": without_redundancy, "like real logs": like_logs}
+CONTENDERS: dict[str, Callable[[Path], tuple[float | None, int]]] = {
+    "gristmill": gristmill,
+    "run-batch": run_batch,
+    "run-batch, defaults": run_batch_defaults,
+    "bare loop": bare_loop,
+}
+PAIRS = [
+    (contender, file)
+    for file in FILES
+    for contender in CONTENDERS
+    if (contender, file) != ("bare loop", "like real logs")
+]
+
+
+def show(timed: list[Timed]) -> None:
+    print("throughput of gristmill, as a multiple of (median of the rounds, least and most)")
+    for contender, file in PAIRS:
+        if contender != "gristmill":
+            print(f"  {file:20} {contender:22} {ratio(timed, contender, file)}")
+
+
+def ratio(timed: list[Timed], contender: str, file: str) -> str:
+    ours = {one.round: one for one in timed if (one.contender, one.file) == ("gristmill", file)}
+    theirs = [one for one in timed if (one.contender, one.file) == (contender, file) and one.round in ours]
+    if not theirs:
+        return "not run"
+    each = [
+        one.engine_s / (ours[one.round].engine_s or 0.0) if one.engine_s else one.wall_s / ours[one.round].wall_s
+        for one in theirs
+    ]
+    return f"{statistics.median(each):5.2f}  ({min(each):.2f} to {max(each):.2f})"
+
+
+def _columns(one: Timed) -> dict[str, object]:
+    return {
+        "contender": one.contender,
+        "file": one.file,
+        "round": one.round,
+        "wall_s": f"{one.wall_s:.2f}",
+        "engine_s": "" if one.engine_s is None else f"{one.engine_s:.2f}",
+        "answered": one.answered,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
