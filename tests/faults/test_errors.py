@@ -19,7 +19,7 @@ ROWS = 10  # four journal frames, two segments
 OPENS = Kind.OPEN_READ | Kind.OPEN_WRITE
 NEEDS_SPACE = Kind.OPEN_WRITE | Kind.WRITE | Kind.MKDIR | Kind.RENAME | Kind.TRUNCATE
 OF_THE_LEDGER = ".ledger.duckdb"  # a third of all calls is DuckDB's, to one file that is made anew at will
-EVERY_NTH_CALL = long_form("GRISTMILL_EVERY_NTH_CALL", 2)  # that changes the run; 1 tries every call there is
+EVERY_NTH_CALL = long_form("GRISTMILL_EVERY_NTH_CALL", 3)  # that changes the run; 1 tries every call there is
 EVERY_NTH_OF_THE_OTHERS = 8 if EVERY_NTH_CALL > 1 else 1
 RERUN_EVERY = 8
 

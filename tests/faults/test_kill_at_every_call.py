@@ -63,7 +63,7 @@ def test_a_kill_at_any_call_of_the_real_command_is_as_harmless(command: Command,
         broken = end_and_check(job, command, [durable(job)], crashes=1)
         return fired, [f"before {where}: {line}" for line in broken]
 
-    sample = random.Random(2).sample(range(1, len(whole.calls) + 1), long_form("GRISTMILL_REAL_KILLS", 12))
+    sample = random.Random(2).sample(range(1, len(whole.calls) + 1), long_form("GRISTMILL_REAL_KILLS", 8))
     side_by_side(point, sample)
     sweep.assert_lawful(least_points=len(sample))
 

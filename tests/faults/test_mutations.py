@@ -15,7 +15,7 @@ from tests.faults.sweep import Sweep
 
 pytestmark = pytest.mark.faults
 
-MUTATIONS = long_form("GRISTMILL_MUTATIONS", 1000)
+MUTATIONS = long_form("GRISTMILL_MUTATIONS", 500)
 REAL = 8
 HANG_S = 5.0
 START_UP_S = 10.0  # of the real command, on a machine that is busy with others

@@ -39,7 +39,7 @@ def test_random_kills_lose_nothing_double_nothing_and_bill_nothing_twice(forges:
 
 def test_random_kills_of_the_real_command_are_as_harmless(command: Command, sweep: Sweep) -> None:
     """With the sizes that it is shipped with."""
-    kills = long_form("GRISTMILL_REAL_KILLS", 12)
+    kills = long_form("GRISTMILL_REAL_KILLS", 8)
     longest_s = command(real_job(sweep.folder / "whole").start()).wall_s
 
     def chain(place: int) -> None:
