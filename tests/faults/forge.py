@@ -32,6 +32,8 @@ FORK_SAFE = {"jemalloc_bg_thd"}  # of pyarrow's allocator, which starts it again
 
 
 def serve() -> None:
+    # Where we were started in the background it is ignored, and a trial would miss one that comes before its _set_up.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     for line in sys.stdin:
         print(json.dumps(_one(json.loads(line))), flush=True)
 
@@ -82,6 +84,7 @@ def _kill_group(pid: int) -> None:
 def _child(start: dict[str, Any]) -> None:
     code = 70
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # as a fresh interpreter has it
         os.setsid()
         os.chdir(start["folder"])
         for number, name in ((1, start["out"]), (2, start["err"])):
