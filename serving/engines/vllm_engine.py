@@ -17,8 +17,8 @@ from serving.engines.vllm_process import POLL_S, VllmProcess
 from serving.records import Completion, Rates, Request
 from serving.store.meter import Meter
 
-# Beyond what the engine can run at once, so that a finished request is replaced at the very next step.
-QUEUE_AHEAD = 1.5
+# Of what the engine can run at once: also where all finish in one step, each is replaced at the very next one.
+QUEUE_AHEAD = 2.0
 HANGS_S = 300.0  # without a step being begun or a row finished, while rows are in flight
 
 
