@@ -56,11 +56,12 @@ def main() -> int:
         one_run(engine, rows_of(0, SLOTS), "warm-up", 0, SLOTS)
         for number in range(options.rounds):
             rows = rows_of(1 + number, options.rows)
-            runs.append(one_run(engine, rows, "barriers", number, options.barrier))
-            runs.append(one_run(engine, rows, "continuous", number, len(rows)))
+            for feed, at_a_time in (("barriers", options.barrier), ("continuous", len(rows))):
+                runs.append(one_run(engine, rows, feed, number, at_a_time))
+                add_rows(RESULTS, [{**taken_on(machine), "rows": options.rows, **columns(runs[-1])}])
+                print(f"  round {number + 1}  {feed:10} {runs[-1].seconds:7.1f} s", flush=True)
     print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; vLLM, {SLOTS} sequences at once")
     show(runs, options.barrier)
-    add_rows(RESULTS, [{**taken_on(machine), "rows": options.rows, **columns(run)} for run in runs])
     return 0
 
 

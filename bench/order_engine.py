@@ -78,13 +78,13 @@ def main() -> int:
     )
     with engine:
         one_run(engine, "arrival", rounds, first_token=0)  # the first steps of an engine are slower
-        runs = [
-            one_run(engine, policy, number, first_token=1 + number * len(POLICIES) + at)
-            for number in range(rounds)
-            for at, policy in enumerate(POLICIES)
-        ]
+        runs: list[Run] = []
+        for number in range(rounds):
+            for at, policy in enumerate(POLICIES):
+                runs.append(one_run(engine, policy, number, first_token=1 + number * len(POLICIES) + at))
+                record(machine, runs[-1:])
+                print(f"  round {number + 1}  {policy:16} {runs[-1].seconds:7.1f} s", flush=True)
     show(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}", runs)
-    record(machine, runs)
     return 0
 
 

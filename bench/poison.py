@@ -47,17 +47,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--rows", type=int, default=600)
     options = parser.parse_args()
+    machine = this_machine()
     with tempfile.TemporaryDirectory(prefix="poison-") as folder:
         python = deadly_python(Path(folder))
-        runs = [
-            one_run(Path(folder), python, file, number, options.rows)
-            for number in range(options.rounds)
-            for file in ("clean", "poisoned")
-        ]
-    machine = this_machine()
+        runs = []
+        for number in range(options.rounds):
+            for file in ("clean", "poisoned"):
+                runs.append(one_run(Path(folder), python, file, number, options.rows))
+                add_rows(RESULTS, [{**taken_on(machine), "rows": options.rows, **columns(runs[-1])}])
     print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; {options.rows} rows")
     show(runs)
-    add_rows(RESULTS, [{**taken_on(machine), "rows": options.rows, **columns(run)} for run in runs])
     return 0
 
 

@@ -86,11 +86,14 @@ def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine) -
 
 
 def _answer(work: Work, pending: Rows, quarantine: Quarantine, settlement: Settlement) -> bool:
+    def spent_usd() -> Decimal:
+        return work.limits.running_usd
+
     try:
         for turn in quarantine.turns(pending):
             for completion in settlement.engine.run(settlement.fed(_feed(work, turn))):
                 rows = settlement.add(completion)
-                work.progress.advance(rows, completion.usage, work.limits.running_usd)
+                work.progress.advance(rows, completion.usage, spent_usd)
             if not settlement.complete or work.limits.stop():
                 break
     except EngineDied as death:
@@ -153,6 +156,8 @@ def _tables_to_order(work: Work, pending: Rows) -> Iterator[pa.Table]:
 
 def _at_worst_usd(work: Work, request: Request) -> Decimal:
     """The most that a request can cost where tokens are billed. An untokenized prompt has at most a token a byte."""
+    if work.price.bills_time:
+        return Decimal(0)
     known = request.prompt_token_ids
     at_most = sum(len(turn.content.encode()) + 16 for turn in request.messages) if known is None else len(known)
     return usd_of_usage(work, Usage(at_most, request.sampling.max_tokens * request.sampling.n))

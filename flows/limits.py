@@ -14,6 +14,7 @@ from serving.config import BudgetSection
 from serving.records import Price
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOTHING = Decimal(0)
 MARGIN_S = 1.0  # to stop an engine and to note what it did takes less; the budget is not passed meanwhile
 
 
@@ -35,6 +36,7 @@ class Limits:
         self.reason = StopReason.NONE
         self._spent_usd = Decimal(0)
         self._reserved_usd: dict[int, Decimal] = {}  # by row: what is in flight, or finished and not yet durable
+        self._in_flight_usd = Decimal(0)  # their sum
         self._budget_usd = budget.usd
         self._price = price
         self._deadline = None if budget.deadline is None else _next(budget.deadline, datetime.now().astimezone())
@@ -63,12 +65,13 @@ class Limits:
 
     def reserve(self, row: int, usd: Decimal) -> None:
         """Set what a row may still cost: its worst case when it is fed, its true cost once it is known."""
+        self._in_flight_usd += usd - self._reserved_usd.get(row, NOTHING)
         self._reserved_usd[row] = usd
 
     def release(self, rows: Iterable[int]) -> None:
         """The money of these rows has been booked."""
         for row in rows:
-            self._reserved_usd.pop(row, None)
+            self._in_flight_usd -= self._reserved_usd.pop(row, NOTHING)
 
     def stop(self) -> bool:
         """True once a limit is reached; engines ask several times a second."""
@@ -81,10 +84,9 @@ class Limits:
 
     def afford(self, row: int, at_worst_usd: Decimal) -> bool:
         """True, and the money is reserved, if the budget can bear this row beside all that is in flight."""
-        if self._budget_usd is not None:
-            in_flight_usd = sum(self._reserved_usd.values(), at_worst_usd)
-            if self._would_pass(self.running_usd + in_flight_usd):
-                self.reason = StopReason.BUDGET
+        in_flight_usd = self._in_flight_usd + at_worst_usd
+        if self._budget_usd is not None and self._would_pass(self.running_usd + in_flight_usd):
+            self.reason = StopReason.BUDGET
         self.reserve(row, at_worst_usd)
         return self.reason is StopReason.NONE
 

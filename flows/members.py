@@ -30,12 +30,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Every admitted row with the row whose run answers it, ordered by that one; names are ordered by row."""
+    """Every admitted row, ordered by the row whose run answers it; names are ordered by row.
 
-    answered_by: Rows
+    Where those of a row stand is looked up, not searched for: of what settling a row takes, that was a fifth.
+    """
+
+    starts: Rows  # by row: the first place of those that it answers; those of the next row come after the last
     row: Rows
     source: Few
-    named_row: Rows
+    name_at: Rows  # by row: the place of its name
     custom_id: pa.Array
     endpoint: Few
 
@@ -45,23 +48,25 @@ class Members:
         names = list(work.run.stage(work.run.admitted).tables("requests", ["row", "custom_id", "endpoint"]))
         answered_by = _numbers(members, "answered_by")
         order = np.argsort(answered_by, kind="stable")
+        named = _numbers(names, "row")
+        every = np.arange(named.max(initial=0) + 2)
         return cls(
-            answered_by[order],
+            np.searchsorted(answered_by[order], every),
             _numbers(members, "row")[order],
             _few(members, "source", Source)[order],
-            _numbers(names, "row"),
+            np.searchsorted(named, every),
             pa.chunked_array([chunk for table in names for chunk in table["custom_id"].chunks]).combine_chunks(),
             _few(names, "endpoint", Endpoint),
         )
 
     def served_by(self, row: int) -> list[Member]:
         """The rows that the run of `row` answers; none where it is itself answered by another."""
-        first, last = np.searchsorted(self.answered_by, [row, row + 1])
-        return [self.named(int(self.row[place]), SOURCES[self.source[place]]) for place in range(first, last)]
+        places = range(self.starts.item(row), self.starts.item(row + 1))
+        return [self.named(self.row.item(place), SOURCES[self.source.item(place)]) for place in places]
 
     def named(self, row: int, source: Source) -> Member:
-        place = int(np.searchsorted(self.named_row, row))
-        return Member(row, self.custom_id[place].as_py(), ENDPOINTS[self.endpoint[place]], source)
+        place = self.name_at.item(row)
+        return Member(row, self.custom_id[place].as_py(), ENDPOINTS[self.endpoint.item(place)], source)
 
 
 def done_rows(work: Work) -> Rows:

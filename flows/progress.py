@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_S = 10.0
+DRAWN_EVERY_S = 0.1
+Spent = Callable[[], Decimal]
 
 
 class Progress(Protocol):
@@ -21,8 +24,8 @@ class Progress(Protocol):
     def start(self, rows: int, done: int) -> None:
         """Rows that admission let in, and how many of them are settled already."""
 
-    def advance(self, rows: int, usage: Usage, usd: Decimal) -> None:
-        """So many rows more are answered, by one engine run of `usage`; `usd` is the spend of the whole run so far."""
+    def advance(self, rows: int, usage: Usage, spent_usd: Spent) -> None:
+        """So many rows more are answered, by one engine run of `usage`; `spent_usd` tells the whole run's spend."""
 
     def end(self) -> None: ...
 
@@ -34,7 +37,7 @@ class Silent:
     def start(self, rows: int, done: int) -> None:
         pass
 
-    def advance(self, rows: int, usage: Usage, usd: Decimal) -> None:
+    def advance(self, rows: int, usage: Usage, spent_usd: Spent) -> None:
         pass
 
     def end(self) -> None:
@@ -58,11 +61,11 @@ class Lines:
     def start(self, rows: int, done: int) -> None:
         self._rows, self._done, self._done_at_start = rows, done, done
 
-    def advance(self, rows: int, usage: Usage, usd: Decimal) -> None:
+    def advance(self, rows: int, usage: Usage, spent_usd: Spent) -> None:
         self._note(rows, usage)
         if time.monotonic() - self._shown >= LINE_EVERY_S and self._answering_s > 1.0:
             self._shown = time.monotonic()
-            print(f"  {self.figures(usd)}", file=sys.stderr, flush=True)
+            print(f"  {self.figures(spent_usd())}", file=sys.stderr, flush=True)
 
     def _note(self, rows: int, usage: Usage) -> None:
         now = time.monotonic()
@@ -108,10 +111,13 @@ class Bar(Lines):
         self._task = self._bar.add_task("answering", total=rows, completed=done, figures=f"{done}/{rows} rows")
         self._bar.start()
 
-    def advance(self, rows: int, usage: Usage, usd: Decimal) -> None:
+    def advance(self, rows: int, usage: Usage, spent_usd: Spent) -> None:
         self._note(rows, usage)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, figures=self.figures(usd))
+        if self._bar is None or self._task is None:
+            return
+        if self._done == self._rows or time.monotonic() - self._shown >= DRAWN_EVERY_S:
+            self._shown = time.monotonic()
+            self._bar.update(self._task, completed=self._done, figures=self.figures(spent_usd()))
 
     def end(self) -> None:
         if self._bar is not None:

@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 TOKENS, TOKENS_AT = struct.Struct("<QQ"), 16  # as serving/store/meter.py reads them, a pair for each process
+LEAST_LOGPROB = -9999.0  # of a token that could not come, which JSON has no infinity for; as OpenAI's API says it
 STEP = struct.Struct("<QII")  # as serving/engines/step_page.py reads it: steps begun, rows new in this one, rows in it
 
 
@@ -165,7 +166,7 @@ def _look_at_models_here() -> None:
     Here nothing is forked, and importing all of vLLM a second time takes 16 s of a first start."""
     from vllm.model_executor.models import registry
 
-    registry._run_in_subprocess = lambda look: look()
+    registry._run_in_subprocess = lambda fn: fn()
 
 
 def _repair_expand_kernel() -> None:
@@ -268,8 +269,8 @@ def _token_logprobs(token: int, alternatives: Any) -> dict[str, Any]:
     ranked = sorted(alternatives.values(), key=lambda one: -one.logprob)
     return {
         "token": chosen.decoded_token,
-        "logprob": chosen.logprob,
-        "top_logprobs": [{"token": one.decoded_token, "logprob": one.logprob} for one in ranked],
+        "logprob": max(chosen.logprob, LEAST_LOGPROB),
+        "top_logprobs": [{"token": one.decoded_token, "logprob": max(one.logprob, LEAST_LOGPROB)} for one in ranked],
     }
 
 

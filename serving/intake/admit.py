@@ -2,9 +2,8 @@
 
 import functools
 import hashlib
-import json
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,20 +11,19 @@ from serving.intake.bad_row import BadRow
 from serving.intake.body import INERT_FIELDS, SAMPLING_FIELDS, read_body, read_endpoint
 from serving.intake.fields import IGNORED_FIELDS, MAX_NAME_CHARACTERS, nearest
 from serving.intake.files import InputFile
-from serving.intake.formats.raw import RawRow, Reading
+from serving.intake.formats.raw import PASSED_OVER, RawRow, Reading, every_row
 from serving.intake.render import Renderer
 from serving.intake.rows import read_rows
 from serving.intake.shown import escaped, listed, shown
 from serving.intake.strict_json import NotStrictJson, parse_line
 from serving.intake.template import BadTemplate, Template
+from serving.own_json import own_json
 from serving.records import Endpoint, Message, Refusal, Request, Sampling, sampling_json
 
 # Part of every key: raised when the meaning of a key changes, so that old answers are not taken for new questions.
 POLICY_VERSION = 1
 BATCH_FIELDS = {"custom_id", "method", "url", "body"}
-# The texts of canonical_json and sampling_json, without building an encoder, or the text itself, for each row.
-canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
-how = functools.lru_cache(maxsize=1024)(sampling_json)
+how = functools.lru_cache(maxsize=1024)(sampling_json)  # a job has few different ones
 PLAIN_FIELDS = frozenset(SAMPLING_FIELDS | INERT_FIELDS | {"messages", "prompt"})
 MAX_ID_CHARACTERS = 64
 MAX_OWN_COLUMNS = 1_000  # are looked at for typos: to help a person, not to slow down a file of made-up names
@@ -62,7 +60,7 @@ class Admitted:
 class Noted(Protocol):
     """Where ids are noted, which must be unique over all files: serving.intake.ids."""
 
-    def note(self, custom_id: str, place: str) -> None: ...
+    def note(self, row: int, custom_id: str, place: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -72,19 +70,23 @@ class Admission:
     form: Form
     renderer: Renderer
     ids: Noted
-    _rows: int = 0
+    mine: Callable[[int], bool] | None = None  # which rows this process judges; None: all
+    schemas: set[str] = field(default_factory=set)
+    rows: int = 0  # read so far, judged or passed over
     _own_columns: set[str] = field(default_factory=set)  # names that are no setting mistyped
-    _schemas: set[str] = field(default_factory=set)
 
     def read(self, file: InputFile) -> Iterator[Admitted | Refusal]:
-        """Every row of one file, admitted or refused.
+        """Every row of one file that is ours, admitted or refused.
 
         Raises:
             BadInput: the file cannot be read.
         """
-        for raw in read_rows(file, self.form.reading):
-            yield self._judge(raw)
-            self._rows += 1
+        mine = self.mine
+        ours = every_row if mine is None else lambda: mine(self.rows)
+        for raw in read_rows(file, self.form.reading, ours):
+            if raw is not PASSED_OVER:
+                yield self._judge(raw)
+            self.rows += 1
 
     def _judge(self, raw: RawRow) -> Admitted | Refusal:
         custom_id: str | None = None
@@ -93,11 +95,11 @@ class Admission:
                 assert raw.fault is not None, "a raw row has a value or a fault"
                 raise raw.fault
             custom_id = self._id(raw.value)
-            self.ids.note(custom_id, f"{escaped(raw.file, 4096)}:{raw.line}")
+            self.ids.note(self.rows, custom_id, f"{escaped(raw.file, 4096)}:{raw.line}")
             return self._admit(raw, raw.value, custom_id)
         except (BadRow, BadTemplate) as fault:
             code = fault.code if isinstance(fault, BadRow) else "E_TEMPLATE"
-            return Refusal(self._rows, raw.file, raw.line, custom_id, code, str(fault))
+            return Refusal(self.rows, raw.file, raw.line, custom_id, code, str(fault))
 
     def _id(self, row: Mapping[str, Any]) -> str:
         value = self._id_value(row)
@@ -124,7 +126,7 @@ class Admission:
             return row[column]
         if "custom_id" in row or self._is_batch_form(row):
             return row.get("custom_id")
-        return row.get("id", f"row-{self._rows}")
+        return row.get("id", f"row-{self.rows}")
 
     def _is_batch_form(self, row: Mapping[str, Any]) -> bool:
         """True for an OpenAI Batch row. With a template every column is data, whatever its name."""
@@ -138,7 +140,7 @@ class Admission:
         if token_ids is not None and self.form.max_model_len is not None:
             _must_fit(len(token_ids), sampling.max_tokens, self.form.max_model_len)
         adapter = self._adapter(row)
-        request = Request(self._rows, custom_id, endpoint, messages, sampling, token_ids, adapter)
+        request = Request(self.rows, custom_id, endpoint, messages, sampling, token_ids, adapter)
         scope = self.form.scope if adapter is None else f"{self.form.scope}+{adapter}"
         common = (scope, endpoint, how(sampling))
         history = tuple((message.role, message.content) for message in messages[:-1])
@@ -184,11 +186,11 @@ class Admission:
             self._own_columns.add(name)
 
     def _note_schema(self, schema: str | None) -> None:
-        if schema is None or schema in self._schemas:
+        if schema is None or schema in self.schemas:
             return
-        if len(self._schemas) >= MAX_SCHEMAS:
+        if len(self.schemas) >= MAX_SCHEMAS:
             raise BadRow("E_SCHEMA_LIMIT", f"one JSON schema more than the {MAX_SCHEMAS} that a job may have; split it")
-        self._schemas.add(schema)
+        self.schemas.add(schema)
 
     def _filled(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
         assert self.form.prompt is not None
@@ -223,7 +225,7 @@ def _must_fit(prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
 
 def _digest(scope: str, url: str, how: str, name: str, value: Any) -> str:
     compared = {"policy": POLICY_VERSION, "scope": scope, "url": url, "how": how, name: value}
-    return hashlib.sha256(canonical(compared).encode()).hexdigest()
+    return hashlib.sha256(own_json(compared)).hexdigest()
 
 
 def _frame(scope: str, url: str, how: str, history: tuple[tuple[str, str], ...], role: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 from serving.intake.bad_row import BadRow
@@ -115,8 +116,12 @@ def read_sampling(endpoint: Endpoint, body: Mapping[str, Any], default: Sampling
     if body.get("response_format") is not None:
         fields["json_schema"] = _json_schema(body["response_format"])
     fields["logprobs"] = _LOGPROBS[endpoint](body)
-    # Most rows bring nothing of their own, and a copy would cost them more than all the checks.
-    return default if fields == {"logprobs": default.logprobs} else replace(default, **fields)
+    return _sampling(default, tuple(fields.items()))
+
+
+@lru_cache(maxsize=1024)  # a job has few different ones, and to make one costs more than all the checks
+def _sampling(default: Sampling, fields: tuple[tuple[str, Any], ...]) -> Sampling:
+    return replace(default, **dict(fields))
 
 
 RANGES: tuple[tuple[str, Kind, float, float], ...] = (

@@ -1,6 +1,5 @@
 """From messages to the tokens that an engine is fed: the model's own chat template, in a sandbox, and its tokenizer."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ from serving.intake.bad_row import BadRow
 from serving.intake.files import BadInput
 from serving.intake.patience import OutOfTime, Patience
 from serving.intake.shown import escaped
+from serving.own_json import own_json
 from serving.records import Endpoint, Message
 
 MAX_RENDERED_CHARACTERS = 4 * 2**20
@@ -27,7 +27,7 @@ class PlainRenderer:
     """For a model whose tokenizer is not at hand: the server renders, so the messages themselves are the identity."""
 
     def render(self, endpoint: Endpoint, messages: tuple[Message, ...]) -> tuple[str, None]:
-        return json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False), None
+        return own_json(messages).decode(), None
 
 
 class ModelRenderer:

@@ -8,11 +8,11 @@ from serving.intake.files import BadInput, InputFile
 from serving.intake.formats.compressed import open_text
 from serving.intake.formats.delimited import read_csv
 from serving.intake.formats.jsonl import read_jsonl
-from serving.intake.formats.raw import RawRow, Reading
+from serving.intake.formats.raw import PASSED_OVER, Mine, RawRow, Reading, every_row
 
 
-def read_rows(file: InputFile, reading: Reading) -> Iterator[RawRow]:
-    """Every row of one file, a bad one as a fault; blank lines are passed over.
+def read_rows(file: InputFile, reading: Reading, mine: Mine = every_row) -> Iterator[RawRow]:
+    """Every row of one file, a bad one as a fault, one that is not `mine` as PASSED_OVER; blank lines are no rows.
 
     Raises:
         BadInput: the file as a whole cannot be read, or is not the one that was hashed when it was opened.
@@ -22,15 +22,20 @@ def read_rows(file: InputFile, reading: Reading) -> Iterator[RawRow]:
 
         with os.fdopen(os.dup(file.descriptor), "rb") as opened:
             opened.seek(0)
-            yield from read_parquet(file, opened, reading)
+            yield from _only(mine, read_parquet(file, opened, reading))
         for _ in _watched(file):  # its pages are not read in order, so it is hashed once they have been
             pass
         return
     with open_text(file, _watched(file), reading) as text:
         if ".csv" in file.name.lower()[-len(".csv.zst") :]:
-            yield from read_csv(file.name, text, reading.delimiter)
+            yield from _only(mine, read_csv(file.name, text, reading.delimiter))
         else:
-            yield from read_jsonl(file.name, text)
+            yield from read_jsonl(file.name, text, mine)  # which takes other rows for read without parsing them
+
+
+def _only(mine: Mine, rows: Iterator[RawRow]) -> Iterator[RawRow]:
+    for row in rows:
+        yield row if mine() else PASSED_OVER
 
 
 def _watched(file: InputFile) -> Iterator[bytes]:

@@ -1,11 +1,11 @@
 """A run's answers and errors in the form of OpenAI Batch output, in the order of the input."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.records import Endpoint, canonical_json
+from serving.own_json import from_own_json, own_json
+from serving.records import Endpoint
 from serving.store.durable import make_folder, write_blocks
 from serving.store.run import Run, UnknownRun
 
@@ -57,7 +57,7 @@ def _blocks(ledger: "duckdb.DuckDBPyConnection", sql: str, run_id: str, rows_in:
 
 
 def _lines(values: Iterator[dict[str, Any]]) -> bytes:
-    return "".join(canonical_json(value) + "\n" for value in values).encode()
+    return b"".join(own_json(value) + b"\n" for value in values)
 
 
 def _result(run_id: str, created_unix_s: int, row: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _result(run_id: str, created_unix_s: int, row: dict[str, Any]) -> dict[str, 
 
 def _body(run_id: str, created_unix_s: int, row: dict[str, Any]) -> dict[str, Any]:
     chat = row["endpoint"] == Endpoint.CHAT
-    choices = [_choice(place, choice, chat) for place, choice in enumerate(json.loads(row["choices"]))]
+    choices = [_choice(place, choice, chat) for place, choice in enumerate(from_own_json(row["choices"]))]
     return {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{run_id}-{row['row']}",
         "object": "chat.completion" if chat else "text_completion",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.own_json import own_json
 from serving.store.durable import Appender
 from serving.store.sealed import Corrupt
 
@@ -47,7 +48,7 @@ class Read:
 
 
 def framed(place: int, frame: dict[str, Any]) -> bytes:
-    payload = json.dumps(frame, ensure_ascii=False, separators=(",", ":")).encode()
+    payload = own_json(frame)
     fields = FIELDS.pack(MAGIC, place, len(payload), zlib.crc32(payload))
     return fields + CRC.pack(zlib.crc32(fields)) + payload
 

@@ -63,19 +63,25 @@ class Manifest:
 
 
 class PartWriter:
-    """Collects rows of several tables and writes them out part by part; `finish` writes the manifest."""
+    """Collects rows of several tables and writes them out part by part; `finish` writes the manifest.
 
-    def __init__(self, folder: Path, stage: str, schemas: dict[str, pa.Schema]) -> None:
-        make_folder(folder)
-        drop_unfinished(folder)
-        for part in folder.glob(f"{stage}-*.parquet"):  # of a try that was broken off before its manifest
-            remove(part)
+    Where several processes write one stage, each `begin`s blocks of its own; only the `first` clears the folder.
+    """
+
+    def __init__(self, folder: Path, stage: str, schemas: dict[str, pa.Schema], first: bool = True) -> None:
+        if first:
+            make_folder(folder)
+            drop_unfinished(folder)
+            for part in folder.glob(f"{stage}-*.parquet"):  # of a try that was broken off before its manifest
+                remove(part)
         self._folder = folder
         self._stage = stage
         self._schemas = schemas
         self._waiting: dict[str, list[dict[str, Any]]] = {table: [] for table in schemas}
         self._waiting_bytes = dict.fromkeys(schemas, 0)
         self._parts: list[Part] = []
+        self._block = ""  # how the names of its parts begin
+        self._written = dict.fromkeys(schemas, 0)  # parts of the block
 
     def add(self, table: str, row: dict[str, Any]) -> None:
         waiting = self._waiting[table]
@@ -94,12 +100,25 @@ class PartWriter:
         for start in range(0, rows.num_rows, ROWS_PER_PART):
             self._write(table, rows.slice(start, ROWS_PER_PART).cast(self._schemas[table]))
 
-    def finish(self, figures: dict[str, Any]) -> Manifest:
+    def begin(self, block: int) -> None:
+        """What comes now makes parts of its own, named by the block, so that the same rows make the same parts whoever
+        writes them."""
+        self.cut()
+        self._block = f"{block:05}-"
+        self._written = dict.fromkeys(self._schemas, 0)
+
+    def cut(self) -> list[Part]:
+        """End the parts here; returns all there are."""
         for table in self._schemas:
             self._write_waiting(table)
+        return self._parts
+
+    def finish(self, figures: dict[str, Any], parts: Iterable[Part] | None = None) -> Manifest:
+        """`parts`, where not only this one has written any, are all of them."""
+        every = self.cut() if parts is None else list(parts)
         file = self._folder / f"{self._stage}.json"
-        write_sealed(file, {"parts": [part.to_facts() for part in self._parts], "figures": figures})
-        return Manifest(file, self._parts, figures)
+        write_sealed(file, {"parts": [part.to_facts() for part in every], "figures": figures})
+        return Manifest(file, every, figures)
 
     def _write_waiting(self, table: str) -> None:
         if rows := self._waiting[table]:
@@ -108,8 +127,8 @@ class PartWriter:
             self._waiting_bytes[table] = 0
 
     def _write(self, table: str, rows: pa.Table) -> None:
-        number = sum(part.table == table for part in self._parts)
-        name = f"{self._stage}-{table}-{number:05}.parquet"
+        name = f"{self._stage}-{table}-{self._block}{self._written[table]:05}.parquet"
+        self._written[table] += 1
         self._parts.append(Part(name, table, rows.num_rows, write_table(self._folder / name, rows)))
 
 

@@ -1,10 +1,10 @@
 """The columns of a run's tables, and the one place where values become columns and back."""
 
-import json
 from typing import Any
 
 import pyarrow as pa
 
+from serving.own_json import from_own_json, own_json
 from serving.records import (
     Charge,
     Choice,
@@ -17,7 +17,6 @@ from serving.records import (
     Settled,
     Source,
     Usage,
-    canonical_json,
     sampling_from_json,
     sampling_json,
 )
@@ -107,7 +106,7 @@ def request_to_columns(request: Request) -> dict[str, Any]:
         "row": request.row,
         "custom_id": request.custom_id,
         "endpoint": request.endpoint.value,
-        "messages": canonical_json([_fields(message) for message in request.messages]),
+        "messages": own_json(request.messages).decode(),
         "sampling": sampling_json(request.sampling),
         "prompt_tokens": None if ids is None else len(ids),
         "prompt_token_ids": ids,
@@ -121,7 +120,7 @@ def request_from_columns(columns: dict[str, Any]) -> Request:
         row=columns["row"],
         custom_id=columns["custom_id"],
         endpoint=Endpoint(columns["endpoint"]),
-        messages=tuple(Message(**message) for message in json.loads(columns["messages"])),
+        messages=tuple(Message(**message) for message in from_own_json(columns["messages"])),
         sampling=sampling_from_json(columns["sampling"]),
         prompt_token_ids=None if ids is None else tuple(ids),
         adapter=columns["adapter"],
@@ -129,7 +128,7 @@ def request_from_columns(columns: dict[str, Any]) -> Request:
 
 
 def refusal_to_columns(refusal: Refusal) -> dict[str, Any]:
-    return _fields(refusal)
+    return {name: getattr(refusal, name) for name in Refusal.__slots__}
 
 
 def settled_to_columns(settled: Settled) -> dict[str, Any]:
@@ -143,8 +142,12 @@ def settled_to_columns(settled: Settled) -> dict[str, Any]:
         "model": settled.model,
         "source": settled.source.value,
         "answered_by": settled.answered_by,
-        "choices": canonical_json([_fields(choice) for choice in settled.choices]),
-        **_fields(settled.usage),
+        "choices": own_json(settled.choices).decode(),
+        "prompt_tokens": settled.usage.prompt_tokens,
+        "completion_tokens": settled.usage.completion_tokens,
+        "cached_tokens": settled.usage.cached_tokens,
+        "drafted_tokens": settled.usage.drafted_tokens,
+        "accepted_tokens": settled.usage.accepted_tokens,
         "queue_s": settled.queue_s,
         "prefill_s": settled.prefill_s,
         "decode_s": settled.decode_s,
@@ -166,7 +169,7 @@ def settled_from_columns(columns: dict[str, Any]) -> Settled:
         model=columns["model"],
         source=Source(columns["source"]),
         answered_by=columns["answered_by"],
-        choices=tuple(Choice(**choice) for choice in json.loads(columns["choices"])),
+        choices=tuple(Choice(**choice) for choice in from_own_json(columns["choices"])),
         usage=Usage(**{name: columns[name] for name in Usage.__slots__}),
         charge=Charge(columns["engine_s"], columns["usd"]),
         failure=Failure(columns["error_code"], columns["error_reason"]) if failed else None,
@@ -174,8 +177,3 @@ def settled_from_columns(columns: dict[str, Any]) -> Settled:
         prefill_s=columns["prefill_s"],
         decode_s=columns["decode_s"],
     )
-
-
-def _fields(record: Message | Choice | Usage | Refusal) -> dict[str, Any]:
-    """By name. Unlike asdict it copies nothing of what is in them, at every row of a run."""
-    return {name: getattr(record, name) for name in record.__slots__}

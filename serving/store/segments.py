@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,8 @@ class Span:
         return cls([settled_to_columns(row) for row in rows], list(overheads), **rest)
 
     def to_frame(self) -> dict[str, Any]:
-        rows = [[row[name] for name in SEGMENT.names] for row in self.rows]
-        for row in rows:
-            row[USD_PLACE] = str(row[USD_PLACE])
         return {
-            "rows": rows,
+            "rows": [in_place(row) for row in self.rows],
             "overheads": [_line(overhead) for overhead in self.overheads],
             "lane": self.lane,
             "engine": self.engine,
@@ -92,7 +90,7 @@ class Span:
         return cls(**{**frame, "rows": rows, "overheads": overheads, "closes": tuple(frame["closes"])})
 
 
-USD_PLACE = SEGMENT.get_field_index("usd")
+in_place = itemgetter(*SEGMENT.names)  # of a row, its values in the order of the columns
 
 
 @dataclass(frozen=True, slots=True)

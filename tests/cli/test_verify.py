@@ -11,8 +11,8 @@ from serving.store.verify import verify
 from tests.cli.command import Place, digests, one_line, row, rows
 
 FILES = (
-    "admitted/admit-requests-00000.parquet",
-    "admitted/admit-refusals-00000.parquet",
+    "admitted/admit-requests-00000-00000.parquet",
+    "admitted/admit-refusals-00000-00000.parquet",
     "decisions/collapse-members-00000.parquet",
     "decisions/route-routes-00000.parquet",
     "segments/0001-full-000000.parquet",

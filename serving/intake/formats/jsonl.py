@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 
 from serving.intake.bad_row import BadRow
-from serving.intake.formats.raw import RawRow
+from serving.intake.formats.raw import PASSED_OVER, Mine, RawRow
 from serving.intake.strict_json import MAX_LINE_BYTES, NotStrictJson, parse_line
 
 BOM = b"\xef\xbb\xbf"
@@ -13,7 +13,7 @@ SKIP_BYTES = 2**16
 NOT_LINES = "; this looks like JSON, not JSONL: write one whole object a line"
 
 
-def read_jsonl(file: str, opened: io.BufferedReader) -> Iterator[RawRow]:
+def read_jsonl(file: str, opened: io.BufferedReader, mine: Mine) -> Iterator[RawRow]:
     """Every row, a bad one as a fault; blank lines are passed over and counted."""
     hint: str | None = None  # set by the first row: what a file that begins like a JSON document is told
     for number, line in enumerate(_lines(opened), start=1):
@@ -23,6 +23,9 @@ def read_jsonl(file: str, opened: io.BufferedReader) -> Iterator[RawRow]:
             continue
         if hint is None:
             hint = NOT_LINES if isinstance(line, bytes) and line.strip(BLANK)[:1] == b"[" else ""
+        if not mine():
+            yield PASSED_OVER
+            continue
         try:
             yield RawRow(file, number, _row(line, hint))
         except BadRow as fault:

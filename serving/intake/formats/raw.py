@@ -1,5 +1,6 @@
 """What every format gives: rows as they stand in a file, each with its place, or why one cannot be read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,14 @@ class RawRow:
     value: dict[str, Any] | None
     fault: BadRow | None = None
     all_text: bool = False  # True of a CSV row, whose cells have no types
+
+
+PASSED_OVER = RawRow("", 0, None)  # stands for a row that another process judges
+Mine = Callable[[], bool]  # asked once for every row, in order: is it ours to judge?
+
+
+def every_row() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)

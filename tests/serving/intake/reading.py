@@ -19,5 +19,5 @@ def rows_of(file: Path | str, reading: Reading | None = None) -> list[RawRow]:
 class NoIds:
     """For tests that are not about ids."""
 
-    def note(self, custom_id: str, place: str) -> None:
+    def note(self, row: int, custom_id: str, place: str) -> None:
         pass

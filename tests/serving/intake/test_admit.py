@@ -10,7 +10,7 @@ import pytest
 
 from serving.intake.admit import Admission, Admitted, Form
 from serving.intake.files import BadInput
-from serving.intake.ids import Ids
+from serving.intake.ids import Ids, must_be_unique
 from serving.intake.render import PlainRenderer, Renderer
 from serving.intake.template import Template
 from serving.records import Endpoint, Message, Refusal, Sampling
@@ -53,10 +53,10 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
     def read_these(*rows: Any, renderer: Renderer | None = None, **form: Any) -> list[Admitted | Refusal]:
         Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         default = form.pop("default", Sampling())
-        with Ids(tmp_path) as ids:
+        with Ids(tmp_path, b"key") as ids:
             admission = Admission(Form(default, form.pop("scope", "scope"), **form), renderer or PlainRenderer(), ids)
             found = list(admission.read(opened("in.jsonl")))
-            ids.must_be_unique()
+            must_be_unique([ids])
             return found
 
     return read_these
@@ -152,13 +152,13 @@ def test_a_number_and_its_digits_are_one_id(read: Read) -> None:
 
 
 def test_an_id_must_be_unique_over_all_files(tmp_path: Path) -> None:
-    with Ids(tmp_path) as ids:
+    with Ids(tmp_path, b"key") as ids:
         admission = Admission(Form(Sampling(), "scope"), PlainRenderer(), ids)
         for name in ("a.jsonl", "b.jsonl"):
             (tmp_path / name).write_text('{"id": "x", "prompt": "hi"}\n')
             list(admission.read(opened(tmp_path / name)))
         with pytest.raises(BadInput, match=r"a\.jsonl:1 and .*b\.jsonl:1"):
-            ids.must_be_unique()
+            must_be_unique([ids])
 
 
 def test_rows_without_ids_in_files_of_one_name_are_told_apart(tmp_path: Path) -> None:

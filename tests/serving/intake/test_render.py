@@ -183,4 +183,4 @@ def test_a_tokenizer_that_is_none_refuses_the_job(tmp_path: Path) -> None:
 
 def test_a_remote_models_prompt_is_its_messages() -> None:
     text, tokens = PlainRenderer().render(CHAT, HELLO)
-    assert (text, tokens) == ('[["user", "hello world"]]', None)
+    assert (text, tokens) == ('[{"role":"user","content":"hello world"}]', None)
