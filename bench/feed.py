@@ -1,10 +1,12 @@
-"""What a continuous feed is worth over barriers: the same rows in one window, and in parts that wait for their last.
+"""What a continuous feed is worth over barriers: a long file in one window, and in parts that wait for their last row.
 
-    python bench/feed.py [--rounds 5] [--rows 1024] [--barrier 512]
+    python bench/feed.py [--parts 5] [--rows 512]
 
-One engine runs both in every round, in the order of the file, so that nothing but the feed differs. The rows count on
-from numbers of their own, for as many tokens as a long-tailed mix gives them. Prints the median of the rounds' ratios;
-adds raw figures to bench/results/feed.csv.
+One engine runs both, in the order of the file, so that nothing but the feed differs. The rows count on from numbers of
+their own, for as many tokens as a long-tailed mix gives them, and their prompts are about as long as their answers, as
+in ShareGPT. Fed continuously, a part is so many rows finished, whichever they are. Prints the median over the parts, as
+a long file is made of, and the whole with the one tail that a continuous feed has too; adds raw figures to
+bench/results/feed.csv.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,40 +31,41 @@ from sheet import add_rows, taken_on
 
 MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/feed.csv")
-SLOTS, KV_GIB, PROMPT_TOKENS, CONTEXT_TOKENS = 128, 2.0, 24, 512
+SLOTS, KV_GIB, PROMPT_TOKENS, CONTEXT_TOKENS = 128, 2.0, 16, 512
 MEDIAN_TOKENS, SPREAD, MOST_TOKENS = 8, 1.2, 384  # of a log-normal length
+BARRIERS, CONTINUOUS = "barriers", "continuous"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Part:
     feed: str
-    round: int
+    part: int
     seconds: float
     output_tokens: int
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="What a continuous feed is worth over barriers.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=1024)
-    parser.add_argument("--barrier", type=int, default=512)
+    parser.add_argument("--parts", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=512, help="of a part")
     options = parser.parse_args()
     settle(Path(".gristmill").resolve())
     machine = this_machine()
     cache = PagedCache(memory_gib=KV_GIB, prefix_caching=False)
     config = EngineConfig(cache=cache, batching=Batching(SLOTS), max_model_len=CONTEXT_TOKENS)
     engine = VllmEngine(MODEL, settled(config, machine), machine, Path(".gristmill/bench.log"), lambda: False, None)
-    runs = []
+    parts: list[Part] = []
     with engine:
-        one_run(engine, rows_of(0, SLOTS), "warm-up", 0, SLOTS)
-        for number in range(options.rounds):
-            rows = rows_of(1 + number, options.rows)
-            for feed, at_a_time in (("barriers", options.barrier), ("continuous", len(rows))):
-                runs.append(one_run(engine, rows, feed, number, at_a_time))
-                add_rows(RESULTS, [{**taken_on(machine), "rows": options.rows, **columns(runs[-1])}])
-                print(f"  round {number + 1}  {feed:10} {runs[-1].seconds:7.1f} s", flush=True)
+        for _ in engine.run(iter(rows_of(0, SLOTS))):  # the first steps of an engine are slower
+            pass
+        rows = rows_of(1, options.parts * options.rows)
+        for feed in (BARRIERS, CONTINUOUS):
+            for part in measured(engine, rows, feed, options.rows):
+                parts.append(part)
+                add_rows(RESULTS, [{**taken_on(machine), "rows": options.rows, **columns(part)}])
+                print(f"  {feed:10} part {part.part + 1} {part.seconds:7.1f} s", flush=True)
     print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; vLLM, {SLOTS} sequences at once")
-    show(runs, options.barrier)
+    show(parts, options.rows)
     return 0
 
 
@@ -71,28 +75,34 @@ def rows_of(number: int, count: int) -> list[Request]:
     return list(counting(MODEL, ((draw.randrange(1000), PROMPT_TOKENS, tokens) for tokens in lengths)))
 
 
-def one_run(engine: VllmEngine, rows: list[Request], feed: str, number: int, at_a_time: int) -> Run:
-    began = time.monotonic()
-    output_tokens = 0
+def measured(engine: VllmEngine, rows: list[Request], feed: str, part_rows: int) -> Iterator[Part]:
+    at_a_time = part_rows if feed == BARRIERS else len(rows)
+    began, finished, output_tokens = time.monotonic(), 0, 0
     for start in range(0, len(rows), at_a_time):
         for done in engine.run(iter(rows[start : start + at_a_time])):
+            finished += 1
             output_tokens += done.usage.completion_tokens
-    return Run(feed, number, time.monotonic() - began, output_tokens)
+            if finished % part_rows == 0:
+                yield Part(feed, finished // part_rows - 1, time.monotonic() - began, output_tokens)
+                began, output_tokens = time.monotonic(), 0
 
 
-def show(runs: list[Run], barrier: int) -> None:
-    by_feed = {feed: [run for run in runs if run.feed == feed] for feed in ("barriers", "continuous")}
-    for feed, own in by_feed.items():
-        speed = statistics.median(run.output_tokens / run.seconds for run in own)
-        print(f"{feed:12} {speed:7.0f} output tok/s  {statistics.median(run.seconds for run in own):7.1f} s")
-    each = [apart.seconds / at_once.seconds for apart, at_once in zip(*by_feed.values(), strict=True)]
+def show(parts: list[Part], part_rows: int) -> None:
+    barriers, continuous = ([part for part in parts if part.feed == feed] for feed in (BARRIERS, CONTINUOUS))
+    whole = {}
+    for own in (barriers, continuous):
+        whole[own[0].feed] = sum(part.seconds for part in own)
+        speed = sum(part.output_tokens for part in own) / whole[own[0].feed]
+        print(f"{own[0].feed:12} {speed:7.0f} output tok/s  {whole[own[0].feed]:7.1f} s")
+    each = [apart.seconds / at_once.seconds for apart, at_once in zip(barriers, continuous, strict=True)]
+    middle = f"{statistics.median(each):.2f}  ({min(each):.2f} to {max(each):.2f})"
     print(
-        f"continuous over {barrier}-row barriers: {statistics.median(each):.2f}  ({min(each):.2f} to {max(each):.2f})"
+        f"continuous over {part_rows}-row barriers: {middle} by part, {whole[BARRIERS] / whole[CONTINUOUS]:.2f} in all"
     )
 
 
-def columns(run: Run) -> dict[str, object]:
-    return {**asdict(run), "seconds": f"{run.seconds:.2f}"}
+def columns(part: Part) -> dict[str, object]:
+    return {**asdict(part), "seconds": f"{part.seconds:.2f}"}
 
 
 if __name__ == "__main__":
