@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-PREFIX_WORDS, OWN_WORDS = 42, 28  # three fifths of a prompt is shared; a made-up word is some two or three tokens
+PREFIX_WORDS, OWN_WORDS = 63, 42  # three fifths of a prompt is shared; a made-up word is some two or three tokens
 SHARE = 8  # distinct prompts that begin alike
 DUPLICATES = 0.4
 

@@ -14,8 +14,8 @@ import pytest
 
 from serving.intake import confine
 from serving.intake.admit import Admission, Admitted, Form
-from serving.intake.child import columns_of
 from serving.intake.files import BadInput, open_inputs
+from serving.intake.judging import columns_of
 from serving.intake.order import ModelText, Order
 from serving.intake.process import AskedToStop, admit_apart
 from serving.intake.render import PlainRenderer

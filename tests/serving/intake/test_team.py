@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.intake import team
-from serving.intake.admit import MAX_SCHEMAS, Form
-from serving.intake.child import _admit_by
+from serving.intake.admit import Form
 from serving.intake.files import BadInput, InputFile, open_inputs
 from serving.intake.order import Order
 from serving.intake.process import admit_apart
 from serving.intake.render import PlainRenderer
+from serving.intake.stage import admit_by
 from serving.intake.team import BYTES_WORTH_A_HELPER, Helper, Share, processes_for
+from serving.intake.told import told
 from serving.records import Sampling
 from serving.store.parts import read_manifest
 
@@ -44,17 +45,13 @@ def order_of(folder: Path, text: str, stop: bool = False, ending: str = "jsonl")
 
 def outcome(order: Order, processes: int) -> Any:
     """What is told, what the manifest says, and the bytes of every part; nothing of it is left."""
-    with Path(os.devnull).open("w") as out:
-        try:
-            told = _admit_by(processes, order, PlainRenderer(), out, MAX_SCHEMAS)
-        except BadInput as refused:
-            told = {"refused": [refused.code, refused.reason]}
+    found = told(order, lambda: admit_by(processes, order, PlainRenderer(), lambda found: None) or {})
     parts = {file.name: file.read_bytes() for file in order.folder.glob("*.parquet")}
     manifest = read_manifest(order.folder / "admit.json")
-    assert (manifest is None) == ("done" not in (told or {}))
+    assert (manifest is None) == ("done" not in found)
     written = None if manifest is None else (manifest.figures, [part.to_facts() for part in manifest.parts])
     shutil.rmtree(order.folder)
-    return told, written, parts if manifest is not None else None
+    return found, written, parts if manifest is not None else None
 
 
 @FEW
@@ -86,10 +83,9 @@ def test_more_schemas_than_a_job_may_have_are_left_to_one_process(
     for number in range(8):
         schema["json_schema"] = {"schema": {"type": "object", "maxProperties": number}}
         rows.append(json.dumps({"id": str(number), "prompt": "x", "response_format": schema}) + "\n")
-    with Path(os.devnull).open("w") as out:
-        order = order_of(tmp_path / "in", "".join(rows))
-        assert _admit_by(2, order, PlainRenderer(), out, 7) is None
-        assert _admit_by(2, order, PlainRenderer(), out, 8) is not None
+    order = order_of(tmp_path / "in", "".join(rows))
+    assert admit_by(2, order, PlainRenderer(), lambda found: None, most_schemas=7) is None
+    assert admit_by(2, order, PlainRenderer(), lambda found: None, most_schemas=8) is not None
 
 
 def test_a_large_text_is_worth_a_helper_a_small_one_and_parquet_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
