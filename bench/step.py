@@ -1,4 +1,4 @@
-"""Where a decode step goes, by part and by how the engine is set up: what compiling and threads give on this machine.
+"""Where a decode step goes, by part and by how the engine is set up: what threads, memory and compiling give here.
 
     python bench/step.py [--compiled]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from serving.engine_config import Batching, EngineConfig, PagedCache
 from serving.engines.machine import Machine, settled, this_machine
 from serving.engines.vllm_arguments import vllm_arguments
-from serving.engines.vllm_environment import child_environment
+from serving.engines.vllm_environment import KEEP_MEMORY, child_environment
 from serving.environment import settle
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -35,7 +35,7 @@ PARTS = ("layers", "attention", "head", "sampling", "scheduling", "preparing", "
 class Variant:
     name: str
     compiled: bool = False
-    own_threads: bool = False
+    without: tuple[str, ...] = ()  # of the environment that we set
     cores: int | None = None
 
 
@@ -48,7 +48,8 @@ def main() -> int:
     variants = [
         Variant("eager"),
         Variant("eager, one core", cores=1),
-        Variant("eager, vLLM's threads", own_threads=True),
+        Variant("eager, vLLM's threads", without=("LD_PRELOAD", "VLLM_CPU_OMP_THREADS_BIND")),
+        Variant("eager, memory given back", without=tuple(KEEP_MEMORY)),
     ]
     if compiled:
         variants += [Variant("compiled, first start", compiled=True), Variant("compiled, second start", compiled=True)]
@@ -74,9 +75,7 @@ def measured(variant: Variant, machine: Machine) -> dict:
     batching = Batching(max(BATCHES))
     config = settled(EngineConfig(cache=cache, batching=batching, max_model_len=512, compiled=variant.compiled), mine)
     environment = child_environment(config, mine, None)
-    if variant.own_threads:
-        for name in ("LD_PRELOAD", "VLLM_CPU_OMP_THREADS_BIND"):
-            environment.pop(name, None)
+    environment = {name: value for name, value in environment.items() if name not in variant.without}
     prompts = {
         batch: [row.prompt_token_ids for row in counting(MODEL, ((37 * n, PROMPT_TOKENS, 1) for n in range(batch)))]
         for batch in BATCHES
