@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 LOADED = (
     "flows.answer", "flows.cli", "flows.costs", "flows.faults", "flows.progress", "flows.settlement", "flows.status",
-    "serving.config", "serving.intake.admit", "serving.intake.child", "serving.intake.process", "serving.intake.render",
+    "serving.config", "serving.intake.admit", "serving.intake.child", "serving.intake.process", "serving.intake.stage",
     "serving.engines.echo", "serving.engines.open", "serving.store.export", "serving.store.ledger",
     "serving.store.verify", "duckdb", "pyarrow.compute", "pyarrow.parquet", "tokenizers", "jinja2.sandbox",
 )  # fmt: skip
@@ -146,19 +146,19 @@ class ForkedChild:
         assert command[:3] == [sys.executable, "-P", "-m"], f"not a module of ours: {command}"
         for_child, to_child = os.pipe()
         self.returncode: int | None = None
-        self._pid = os.fork()
-        if self._pid == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             _be_module(command[3], command[4:], for_child, stderr.fileno(), env, set(pass_fds))
         os.close(for_child)
         self.stdin = os.fdopen(to_child, "wb")
 
     def kill(self) -> None:
         if self.returncode is None:
-            os.kill(self._pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
         if self.returncode is None:
-            _, status = os.waitpid(self._pid, 0)
+            _, status = os.waitpid(self.pid, 0)
             self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
