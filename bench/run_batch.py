@@ -4,7 +4,8 @@
 
 Each command is timed from its start to its end, start-up included, as its user waits for it; the bare loop, and
 gristmill for the comparison with it, from the first request to the last answer. What vLLM keeps between starts is there
-for each. Prints medians of the rounds' ratios; adds raw figures to bench/results/run_batch.csv.
+for each. Prints medians of the rounds' ratios, and what of gristmill's engine time its engine was not in a step, which
+needs no second run to be told; adds raw figures to bench/results/run_batch.csv.
 
 Rows are as those of labelling: some 340 tokens in, eight out. Real files are many times longer than a KV cache, so that
 by chance a prompt seldom finds its beginning there. These are short, since a CPU is slow; the cache is as small beside
@@ -43,6 +44,15 @@ STATE = Path(".gristmill").resolve()
 COMMAND = Path(sys.executable).parent / "gristmill"
 
 
+# A lane's rates are its steps' seconds by what they did, so that its tokens at those rates are its steps again.
+TIMES = """
+SELECT sum(engine_s) AS engine_s, count(*) FILTER (outcome = 'answered') AS answered,
+       sum((prompt_tokens - cached_tokens) * prefill_s_per_token + completion_tokens * decode_s_per_token)
+           FILTER (source = 'engine') AS steps_s
+FROM rows JOIN lane_rates USING (run_id, lane)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Timed:
     contender: str
@@ -50,7 +60,11 @@ class Timed:
     round: int
     wall_s: float  # of the command
     engine_s: float | None  # from the first request to the last answer, where that can be told
+    steps_s: float | None  # of engine_s, within steps of the engine
     answered: int
+
+
+Figures = tuple[float | None, float | None, int]  # engine_s, steps_s, answered
 
 
 def main() -> int:
@@ -79,15 +93,15 @@ def timed_run(contender: str, file: str, number: int, folder: Path) -> Timed:
     (own / STATE.name).symlink_to(STATE)
     write(own / "prompts.jsonl", FILES[file](ROWS[file], number), MAX_TOKENS, str(MODEL))
     began = time.monotonic()
-    engine_s, answered = CONTENDERS[contender](own)
+    engine_s, steps_s, answered = CONTENDERS[contender](own)
     wall_s = time.monotonic() - began
     print(f"  round {number + 1}  {file:20} {contender:22} {wall_s:7.1f} s, {answered} answered", flush=True)
     if answered != ROWS[file]:
         raise SystemExit(f"{contender} answered {answered} of {ROWS[file]} rows")
-    return Timed(contender, file, number, wall_s, engine_s, answered)
+    return Timed(contender, file, number, wall_s, engine_s, steps_s, answered)
 
 
-def gristmill(folder: Path) -> tuple[float | None, int]:
+def gristmill(folder: Path) -> Figures:
     """Exact duplicates collapsed, near ones not: what it answers is what the others answer."""
     (folder / "job.toml").write_text(
         f"""
@@ -106,13 +120,12 @@ def gristmill(folder: Path) -> tuple[float | None, int]:
         """
     )
     _run([str(COMMAND), "run", "job.toml", "--quiet"], folder, dict(os.environ))
-    query = "SELECT sum(engine_s) AS engine_s, count(*) FILTER (outcome = 'answered') AS answered FROM rows"
-    command = [str(COMMAND), "costs", "--format", "json", "--sql", query]
+    command = [str(COMMAND), "costs", "--format", "json", "--sql", TIMES]
     (said,) = json.loads(subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout)
-    return said["engine_s"], said["answered"]
+    return said["engine_s"], said["steps_s"], said["answered"]
 
 
-def run_batch(folder: Path) -> tuple[float | None, int]:
+def run_batch(folder: Path) -> Figures:
     config = _config()
     settings = [
         "--dtype", config.precision.weights, "--enforce-eager", "--max-num-seqs", str(SLOTS),
@@ -123,13 +136,13 @@ def run_batch(folder: Path) -> tuple[float | None, int]:
     return _vllm_run_batch(folder, settings, _environment())
 
 
-def run_batch_defaults(folder: Path) -> tuple[float | None, int]:
+def run_batch_defaults(folder: Path) -> Figures:
     """But for the share of memory: it asks for 92 % of a CPU machine's, and ends where less than that is free."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     return _vllm_run_batch(folder, ["--gpu-memory-utilization", "0.5"], environment)
 
 
-def bare_loop(folder: Path) -> tuple[float | None, int]:
+def bare_loop(folder: Path) -> Figures:
     arguments = json.dumps(vllm_arguments(MODEL, _config()))
     _run(
         [sys.executable, "-P", str(HERE / "bare_loop.py"), arguments, "prompts.jsonl", "out.json"],
@@ -137,16 +150,16 @@ def bare_loop(folder: Path) -> tuple[float | None, int]:
         _environment(),
     )
     said = json.loads((folder / "out.json").read_text())
-    return said["seconds"], said["answered"]
+    return said["seconds"], None, said["answered"]
 
 
-def _vllm_run_batch(folder: Path, settings: list[str], environment: dict[str, str]) -> tuple[float | None, int]:
+def _vllm_run_batch(folder: Path, settings: list[str], environment: dict[str, str]) -> Figures:
     """By its module: the command `vllm` asks for its version under a name that the CPU build lacks."""
     command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.run_batch"]
     files = ["--input-file", "prompts.jsonl", "--output-file", "out.jsonl", "--model", str(MODEL)]
     _run([*command, *files, *settings], folder, environment)
     replies = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
-    return None, sum(reply["response"]["status_code"] == 200 for reply in replies)
+    return None, None, sum(reply["response"]["status_code"] == 200 for reply in replies)
 
 
 def _config() -> EngineConfig:
@@ -172,7 +185,7 @@ def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
 
 DEFAULTS = "run-batch, defaults"
 FILES = {"without redundancy": without_redundancy, "like real logs": like_logs}
-CONTENDERS: dict[str, Callable[[Path], tuple[float | None, int]]] = {
+CONTENDERS: dict[str, Callable[[Path], Figures]] = {
     "gristmill": gristmill,
     "run-batch": run_batch,
     DEFAULTS: run_batch_defaults,
@@ -191,6 +204,10 @@ def show(timed: list[Timed]) -> None:
     for contender, file in PAIRS:
         if contender != "gristmill":
             print(f"  {file:20} {contender:22} {ratio(timed, contender, file)}")
+    outside = [1 - one.steps_s / one.engine_s for one in timed if one.steps_s and one.engine_s]
+    print(
+        f"engine time outside its steps, by its own clock: {statistics.median(outside):.1%}, at most {max(outside):.1%}"
+    )
 
 
 def ratio(timed: list[Timed], contender: str, file: str) -> str:
@@ -213,6 +230,7 @@ def _columns(one: Timed) -> dict[str, object]:
         "round": one.round,
         "wall_s": f"{one.wall_s:.2f}",
         "engine_s": "" if one.engine_s is None else f"{one.engine_s:.2f}",
+        "steps_s": "" if one.steps_s is None else f"{one.steps_s:.2f}",
         "answered": one.answered,
     }
 
