@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serving.intake.admit import Admission, Form
-from serving.intake.child import columns_of
 from serving.intake.files import SUFFIXES, BadInput
 from serving.intake.formats.raw import RawRow
+from serving.intake.judging import columns_of
 from serving.intake.render import PlainRenderer
 from serving.intake.strict_json import MAX_LINE_BYTES
 from serving.intake.template import Template

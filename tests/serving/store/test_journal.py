@@ -11,7 +11,8 @@ from serving.store.journal import HEADER_BYTES, Journal, framed, read_journal
 from serving.store.sealed import Corrupt
 
 FRAMES: list[dict[str, Any]] = [{"rows": [[0, "naïve\0"]]}, {"rows": []}, {"usd": "0.5"}]
-SMALL = st.dictionaries(st.text(max_size=3), st.none() | st.integers() | st.text(max_size=9), max_size=3)
+IN_64_BITS = st.integers(-(2**63), 2**63 - 1)  # as the columns of a segment
+SMALL = st.dictionaries(st.text(max_size=3), st.none() | IN_64_BITS | st.text(max_size=9), max_size=3)
 
 
 def written(folder: Path, frames: list[dict[str, Any]]) -> Path:
