@@ -1,6 +1,6 @@
 """gristmill beside vLLM's own run-batch and a bare engine loop: the same files, model and settings, one run.
 
-    python bench/run_batch.py [--rounds 5] [--defaults]
+    python bench/run_batch.py [--rounds 5] [--first 0] [--defaults]
 
 Each command is timed from its start to its end, start-up included, as its user waits for it; the bare loop, and
 gristmill for the comparison with it, from the first request to the last answer. What vLLM keeps between starts is there
@@ -70,13 +70,14 @@ Figures = tuple[float | None, float | None, int]  # engine_s, steps_s, answered
 def main() -> int:
     parser = argparse.ArgumentParser(description="gristmill beside vLLM's run-batch and a bare engine loop.")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="number of the first round, which makes its files")
     parser.add_argument("--defaults", action="store_true", help="also run-batch as it starts by itself: hours, on CPUs")
     options = parser.parse_args()
     settle(STATE)
     machine = this_machine()
     timed = []
     with tempfile.TemporaryDirectory(prefix="run-batch-") as folder:
-        for number in range(options.rounds):
+        for number in range(options.first, options.first + options.rounds):
             for contender, file in PAIRS:
                 if contender != DEFAULTS or options.defaults:
                     timed.append(timed_run(contender, file, number, Path(folder)))
