@@ -237,11 +237,12 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+@lru_cache(1024)  # a run has few different ones, and a million rows
 def sampling_json(sampling: Sampling) -> str:
     return canonical_json(asdict(sampling))
 
 
-@lru_cache(1024)  # a run has few different ones, and a million rows
+@lru_cache(1024)
 def sampling_from_json(text: str) -> Sampling:
     fields = json.loads(text)
     return Sampling(**{**fields, "stop": tuple(fields["stop"])})

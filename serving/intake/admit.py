@@ -23,7 +23,6 @@ from serving.records import Endpoint, Message, Refusal, Request, Sampling, sampl
 # Part of every key: raised when the meaning of a key changes, so that old answers are not taken for new questions.
 POLICY_VERSION = 1
 BATCH_FIELDS = {"custom_id", "method", "url", "body"}
-how = functools.lru_cache(maxsize=1024)(sampling_json)  # a job has few different ones
 PLAIN_FIELDS = frozenset(SAMPLING_FIELDS | INERT_FIELDS | {"messages", "prompt"})
 MAX_ID_CHARACTERS = 64
 MAX_OWN_COLUMNS = 1_000  # are looked at for typos: to help a person, not to slow down a file of made-up names
@@ -142,7 +141,7 @@ class Admission:
         adapter = self._adapter(row)
         request = Request(self.rows, custom_id, endpoint, messages, sampling, token_ids, adapter)
         scope = self.form.scope if adapter is None else f"{self.form.scope}+{adapter}"
-        common = (scope, endpoint, how(sampling))
+        common = (scope, endpoint, sampling_json(sampling))
         history = tuple((message.role, message.content) for message in messages[:-1])
         key = _digest(*common, "prompt", text)
         frame = _frame(*common, history, messages[-1].role)

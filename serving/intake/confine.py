@@ -33,11 +33,8 @@ def cpu_limit_s(input_bytes: int) -> int:
 
 def confine(parent: int, input_files: int, input_bytes: int) -> None:
     """At the start; `limit_memory` follows when all code is loaded."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the parent is gone")
-    libc.unshare(CLONE_NEWNET)  # where this is not permitted, nothing here opens a connection all the same
+    end_with(parent)
+    ctypes.CDLL(None).unshare(CLONE_NEWNET)  # where this is not permitted, nothing here opens a connection all the same
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.umask(0o077)
     _limit(resource.RLIMIT_CORE, 0)
@@ -45,6 +42,13 @@ def confine(parent: int, input_files: int, input_bytes: int) -> None:
     _limit(resource.RLIMIT_NOFILE, OPEN_FILES + input_files)
     _limit(resource.RLIMIT_CPU, cpu_limit_s(input_bytes))
     _limit(resource.RLIMIT_AS, LOADING_BYTES)
+
+
+def end_with(parent: int) -> None:
+    """The kernel ends this process when its parent is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent is gone")
 
 
 def limit_memory() -> None:

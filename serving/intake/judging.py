@@ -7,16 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from serving.intake import team
-from serving.intake.admit import Admission, Admitted, how
+from serving.intake.admit import Admission, Admitted
 from serving.intake.files import BadInput
 from serving.intake.ids import Ids
 from serving.intake.order import Order
 from serving.intake.render import Renderer
 from serving.intake.team import Share
-from serving.own_json import own_json
 from serving.records import Refusal
 from serving.store.parts import PartWriter
-from serving.store.schemas import refusal_to_columns
+from serving.store.schemas import refusal_to_columns, request_to_columns
 
 TELL_EVERY_S = 0.5
 
@@ -68,17 +67,10 @@ def _add(parts: PartWriter, row: Admitted | Refusal) -> None:
 
 
 def columns_of(row: Admitted) -> dict[str, Any]:
-    """What serving.store.schemas.request_to_columns makes of the request, without a copy of every value on the way."""
-    request, ids = row.request, row.request.prompt_token_ids
+    ids = row.request.prompt_token_ids
     return {
-        "row": request.row,
-        "custom_id": request.custom_id,
-        "endpoint": request.endpoint.value,
-        "messages": own_json(request.messages).decode(),
-        "sampling": how(request.sampling),
-        "prompt_tokens": None if ids is None else len(ids),
-        "prompt_token_ids": ids if ids is None else array("i", ids),
-        "adapter": request.adapter,
+        **request_to_columns(row.request),
+        "prompt_token_ids": ids if ids is None else array("i", ids),  # while it waits, small
         "key": row.key,
         "frame": row.frame,
         "text": row.text,

@@ -4,22 +4,19 @@ To pass a row over takes a hundredth of what it takes to judge one, so nothing i
 each found. A helper is forked when all code is loaded and confined: what holds for the process holds for it.
 """
 
-import ctypes
 import json
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from serving.intake.confine import PR_SET_PDEATHSIG
+from serving.intake.confine import end_with
 from serving.intake.files import InputFile
+from serving.intake.told import Found
 from serving.store.parts import ROWS_PER_PART
 
 BYTES_WORTH_A_HELPER = 4 * 2**20
 BLOCK_ROWS = ROWS_PER_PART  # of the input; those that are admitted make a part of the stage
 MOST_PROCESSES = 8
-Found = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,7 @@ class Helper:
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                _end_with(parent)
+                end_with(parent)
                 with os.fdopen(write_end, "w", encoding="utf-8") as out:
                     json.dump(work(), out)
             finally:  # whatever happens, nothing of what called us is run a second time
@@ -69,9 +66,3 @@ class Helper:
             os._exit(code or 1)
         found: Found = json.loads(text)
         return found
-
-
-def _end_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
