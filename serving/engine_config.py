@@ -99,7 +99,12 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What a model's config.json says of its size, as far as engines and costs depend on it."""
+    """What a model's config.json says of its size, as far as engines and costs depend on it.
+
+    Widths are counts of numbers. A mixture of experts has `experts` of them in every layer but the first
+    `dense_layers`; each token passes `experts_per_token`, and one more of width `shared_intermediate` where that is set.
+    Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434) is told by `kv_lora_rank`.
+    """
 
     architecture: str
     layers: int
@@ -109,9 +114,24 @@ class ModelShape:
     head_dim: int
     vocabulary: int
     max_model_len: int
+    intermediate: int = 0  # width of a dense layer's MLP; 0: not said
+    gated: bool = True  # the MLP is three matrices (SwiGLU and its like), else two
+    tied: bool = False  # the head that finds the next token is the embedding's matrix
     experts: int = 0  # of a mixture; 0: dense
+    experts_per_token: int = 0
+    expert_intermediate: int = 0
+    shared_intermediate: int = 0
+    dense_layers: int = 0  # of a mixture: layers that have no experts
+    kv_lora_rank: int = 0  # of latent attention; 0: keys and values are kept whole
+    q_lora_rank: int = 0
+    rope_head_dim: int = 0
+    value_head_dim: int = 0
+    window: int = 0  # tokens that a windowed layer looks back; 0: none does
+    windowed_layers: int = 0
     mtp_layers: int = 0  # multi-token prediction heads that it brings along
 
     def kv_bytes_per_token(self, bytes_per_number: int) -> int:
-        """What one token keeps in the KV cache: a key and a value for each layer and KV head."""
+        """What one token keeps in the KV cache: a key and a value for each layer and KV head, or one latent."""
+        if self.kv_lora_rank:
+            return self.layers * (self.kv_lora_rank + self.rope_head_dim) * bytes_per_number
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_number
