@@ -65,7 +65,7 @@ def measure(variant: Variant, machine: Machine) -> tuple[float, float]:
     engine = VllmEngine(variant.model, settled(config, machine), machine, log, lambda: False, None)
     if not variant.our_threads:
         for name in ("LD_PRELOAD", "VLLM_CPU_OMP_THREADS_BIND"):
-            engine.processes[0].environment.pop(name, None)
+            engine.processes[0].server.environment.pop(name, None)
     began = time.monotonic()
     with engine:
         start_s = time.monotonic() - began

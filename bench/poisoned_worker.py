@@ -33,7 +33,7 @@ def main() -> None:
         if poisoned.intersection(rows):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    worker._add, worker.StepPage.begin = noted, deadly
+    worker._add, worker.StepPage.begin = noted, deadly  # every fork of it has them
     worker.main()
 
 

@@ -66,7 +66,7 @@ def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine) -
         try:
             opened = open_engine(
                 work.job.engine, lane, log, work.asked_to_stop, meter, kv_tokens, drain, work.job.tenant.name,
-                work.adapters,
+                work.adapters, work.servers,
             )  # fmt: skip
             with opened as engine:
                 start_up_s = work.limits.lap()

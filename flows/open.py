@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,7 @@ from flows.progress import Progress
 from optimizer.prices import price_of_hardware
 from serving.config import BadJob, Job
 from serving.engine_config import NO_ADAPTERS, Adapters
+from serving.engines.fork_server import ForkServers
 from serving.intake.admit import POLICY_VERSION
 from serving.intake.files import InputFile, open_inputs, sha256_of_files
 from serving.models.adapter import AdapterFolder, reserved_rank
@@ -57,6 +58,7 @@ class Work:
     facts: dict[str, Any]  # what run.json says, or will say
     stated_price: dict[str, Any]  # what the job says now; a run keeps the price that it was started with
     take_over: bool = False
+    servers: ForkServers = field(default_factory=ForkServers)  # of its engines, for as long as the run is held
     _writer: Writer | None = None
     _meter: Meter | None = None
 
@@ -102,6 +104,7 @@ class Work:
         with (
             self.run.writer(self.take_over, {"stated_price": self.stated_price}) as writer,
             self.limits.watching_signals(),
+            self.servers,
         ):
             self._writer = writer
             create(self.run, self.facts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One accelerator. Rates are dense peaks of the datasheet, 0 where it has no such units; sizes are what is usable."""
+    """One accelerator. Rates are dense peaks of its datasheet, 0 where it has no such units; memory is the usable."""
 
     name: str
     architecture: str  # "Hopper"

@@ -12,6 +12,7 @@ from serving.records import Engine, Lane
 from serving.store.meter import Meter
 
 if TYPE_CHECKING:
+    from serving.engines.fork_server import ForkServers
     from serving.engines.machine import Machine
 
 
@@ -25,8 +26,10 @@ def open_engine(
     drain: bool = False,
     tenant: str = "default",
     adapters: Adapters = NO_ADAPTERS,
+    servers: "ForkServers | None" = None,
 ) -> AbstractContextManager[Engine]:
-    """The engine of a lane; entering the context starts it. Its process, if it has one, writes to `log`.
+    """The engine of a lane; entering the context starts it. Its process, if it has one, writes to `log`, and is forked
+    from one of `servers`.
 
     What it spends it counts on `meter`. `kv_tokens` is how many tokens its KV cache can use at most, where the work is
     known. With `drain`, a server's answers in flight are waited for when the run is stopped. Nothing in a prefix cache
@@ -71,7 +74,9 @@ def open_engine(
 
     model = ModelFolder.open(Path(lane.model))
     config, machine = _settled(section, lane, model, adapters, kv_tokens)
-    return VllmEngine(model.path, config, machine, log, stop, section.python, cache_salt(tenant), meter)
+    return VllmEngine(
+        model.path, config, machine, log, stop, section.python, cache_salt(tenant), meter, servers=servers
+    )
 
 
 def check_engine(section: EngineSection, lane: Lane, model: ModelFolder, adapters: Adapters) -> None:

@@ -3,21 +3,18 @@
 import json
 import os
 import select
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from serving.engine_config import Adapters
+from serving.engines.fork_server import ForkServer
 from serving.engines.step_page import StepPage
 from serving.last_words import last_words
 from serving.records import Choice, Completion, EngineDied, Failure, Request, Usage
 
-WORKER = Path(__file__).with_name("vllm_worker.py")
 START_LIMIT_S = 1800.0  # a large model on a slow disk; a compiled one on a slow CPU
 POLL_S = 0.25
 
@@ -28,21 +25,20 @@ class VllmProcess:
     def __init__(
         self,
         arguments: Mapping[str, Any],
-        environment: dict[str, str],
+        server: ForkServer,
         adapters: Adapters,
         log: Path,
-        python: str | None,
         meter_path: str,
         place: int,
         window: int,
         hangs_s: float,
         cache_salt: str | None,
     ) -> None:
-        self.environment = environment
         self.in_flight: set[int] = set()
         self.sums: dict[str, float] = {}  # engine time by what its steps did
         self._window = window
-        self._command = [python or sys.executable, "-P", str(WORKER), json.dumps(arguments), meter_path, str(place)]
+        self.server = server
+        self._order = {"arguments": arguments, "meter": meter_path, "place": place}
         self._log_path = log
         self._adapters = {name: (number, folder) for number, (name, folder) in enumerate(adapters.folders, start=1)}
         self._hangs_s = hangs_s
@@ -51,18 +47,16 @@ class VllmProcess:
         self._step_seen = 0
 
     def start(self) -> None:
-        self._log = self._log_path.open("ab")
         self._step = StepPage()
-        read_end, write_end = os.pipe()
+        answers, tells = os.pipe()
+        asked, asks = os.pipe()
         leash, self._leash = os.pipe()  # we hold its other end: when we are gone, however, the engine is let go as well
-        handles = (write_end, leash, self._step.descriptor)
-        self._child = subprocess.Popen(
-            [*self._command, *map(str, handles)], stdin=subprocess.PIPE, stdout=self._log, stderr=self._log,
-            env=self.environment, pass_fds=handles, start_new_session=True,
-        )  # fmt: skip
-        os.close(write_end)
-        os.close(leash)
-        self._lines = _Lines(read_end)
+        with self._log_path.open("ab") as log:
+            self._child = self.server.fork(self._order, (asked, tells, leash, self._step.descriptor), log.fileno())
+        for theirs in (asked, tells, leash):
+            os.close(theirs)
+        self._lines = _Lines(answers)
+        self._asks = os.fdopen(asks, "wb")
 
     def await_ready(self, stop: Callable[[], bool]) -> None:
         """Returns as well when a stop came first. Raises EngineDied."""
@@ -74,18 +68,20 @@ class VllmProcess:
                 raise self._death("before it was ready")
 
     def close(self) -> None:
-        _kill_group(self._child)
+        self._child.end()
         os.close(self._leash)
         self._lines.close()
         self._step.close()
-        assert self._child.stdin is not None
-        _close_quietly(self._child.stdin)
-        self._log.close()
+        _close_quietly(self._asks)
 
     @property
     def descriptor(self) -> int:
         """Readable when there is something to `take`."""
         return self._lines.descriptor
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
 
     @property
     def room(self) -> int:
@@ -110,10 +106,9 @@ class VllmProcess:
         if not self.in_flight:
             self._moved_s = time.monotonic()
         self.in_flight.add(request.row)
-        assert self._child.stdin is not None
         try:
-            self._child.stdin.write(json.dumps(message).encode() + b"\n")
-            self._child.stdin.flush()
+            self._asks.write(json.dumps(message).encode() + b"\n")
+            self._asks.flush()
         except BrokenPipeError:
             raise self._death("while it was being fed") from None
 
@@ -158,7 +153,7 @@ class VllmProcess:
         step = self._step.read()
         seen = tuple(row for row in (*step.new, *step.others) if row in self.in_flight)
         newest = sum(1 for row in step.new if row in self.in_flight)
-        code = self._child.wait(timeout=30) if self._lines.ended else "none, it hangs"
+        code = self._child.exit_code() if self._lines.ended else "none, it hangs"
         said = f"vLLM ended {when} (exit code {code}): {last_words(self._log_path)}"
         return EngineDied(said, seen or tuple(sorted(self.in_flight)), newest)
 
@@ -185,15 +180,7 @@ class _Lines:
         os.close(self.descriptor)
 
 
-def _kill_group(child: "subprocess.Popen[bytes]") -> None:
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    child.wait()
-
-
-def _close_quietly(pipe: IO[bytes]) -> None:
+def _close_quietly(pipe: BinaryIO) -> None:
     try:
         pipe.close()
     except BrokenPipeError:

@@ -1,17 +1,21 @@
-"""vLLM, in a process of its own: JSON lines in on stdin, JSON lines out on a descriptor.
+"""vLLM, in a process of its own: JSON lines in on one descriptor, JSON lines out on another.
 
-    vllm_worker.py ENGINE_ARGS_JSON METER_FILE PLACE OUT_DESCRIPTOR LEASH_DESCRIPTOR STEP_PAGE_DESCRIPTOR
+    vllm_worker.py SOCKET_DESCRIPTOR WHOSE
 
-The only importer of vllm. It imports nothing of ours, so any interpreter that has vLLM can run it. Prompts arrive as
-tokens; each finished request leaves at once, so that one slow request holds up nothing but itself.
+The only importer of vllm. It imports nothing of ours, so any interpreter that has vLLM can run it. It imports vLLM once
+and is forked for each engine that the socket asks for (serving/engines/fork_server.py is its other end). Prompts arrive
+as tokens; each finished request leaves at once, so that one slow request holds up nothing but itself.
 """
 
 import ctypes
+import gc
 import json
 import mmap
 import os
 import queue
+import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -22,40 +26,110 @@ from typing import Any
 TOKENS, TOKENS_AT = struct.Struct("<QQ"), 16  # as serving/store/meter.py reads them, a pair for each process
 LEAST_LOGPROB = -9999.0  # of a token that could not come, which JSON has no infinity for; as OpenAI's API says it
 STEP = struct.Struct("<QII")  # as serving/engines/step_page.py reads it: steps begun, rows new in this one, rows in it
+DESCRIPTORS = 6  # of an order: what becomes of the process, its log, requests, answers, the leash, the page of steps
 
 
 def main() -> None:
-    settings, meter_path = json.loads(sys.argv[1]), sys.argv[2]
-    place, out_descriptor, leash, page = (int(text) for text in sys.argv[3:7])
-    _die_with_parent(leash)
+    _die_with_parent(os.getppid())
+    orders = socket.socket(fileno=int(sys.argv[1]))
+    _import_vllm()
+    told_of: dict[int, tuple[int, int]] = {}  # by the descriptor that sees an engine's end: its number, whom to tell
+    poll = select.poll()
+    poll.register(orders, select.POLLIN)
+    while True:
+        for ready, _ in poll.poll():
+            if ready in told_of:
+                poll.unregister(ready)
+                _tell_the_end(ready, *told_of.pop(ready))
+                continue
+            order, descriptors, _, _ = socket.recv_fds(orders, 2**20, DESCRIPTORS)
+            if not order:
+                return
+            ended, pid = _fork(json.loads(order), descriptors, orders)
+            told_of[ended] = pid, descriptors[0]
+            poll.register(ended, select.POLLIN)
+
+
+def _die_with_parent(parent: int) -> None:
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _import_vllm() -> None:
+    """All that an engine on this machine will import, as far as vLLM tells; nothing here touches a GPU."""
+    from vllm.v1.engine import llm_engine  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # so that no collection in a fork writes to, and thereby copies, what is shared
+
+
+def _fork(order: dict[str, Any], descriptors: list[int], orders: socket.socket) -> tuple[int, int]:
+    """Fork an engine; returns what becomes readable at its end, and its number, which it is told of as well."""
+    server = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            orders.close()
+            _be_an_engine(order, descriptors, server)
+            code = 0
+        except BaseException:  # noqa: BLE001 (a fork never returns into the loop that made it)
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    for descriptor in descriptors[1:]:
+        os.close(descriptor)
+    _tell(descriptors[0], pid)
+    return os.pidfd_open(pid), pid
+
+
+def _tell_the_end(ended: int, pid: int, whom: int) -> None:
+    _, status = os.waitpid(pid, 0)
+    os.close(ended)
+    _tell(whom, os.waitstatus_to_exitcode(status))
+    os.close(whom)
+
+
+def _tell(whom: int, number: int) -> None:
+    try:
+        os.write(whom, b"%d\n" % number)
+    except BrokenPipeError:
+        pass  # nobody wants to know any more
+
+
+def _be_an_engine(order: dict[str, Any], descriptors: list[int], server: int) -> None:
+    told, log, asked, out_descriptor, leash, page = descriptors
+    os.close(told)
+    os.setsid()
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    os.close(log)
+    _die_with_parent(server)
+    # The kernel ends this process with its parent; this small one sees the end of the leash, which whoever gave the
+    # order holds, and ends the processes that vLLM has started for its ranks as well.
+    subprocess.Popen(["/bin/sh", "-c", "read -r _; kill -9 0"], stdin=leash)
+    os.close(leash)
     with os.fdopen(out_descriptor, "w", encoding="utf-8", buffering=1) as out:
-        requests = _read_stdin()
-        meter = StepMeter(meter_path, place)
-        engine = _start(settings, meter)
+        requests = _read(asked)
+        meter = StepMeter(order["meter"], order["place"])
+        engine = _start(order["arguments"], meter)
         note = StepPage(page)
         note.watch(engine)
         _send(out, {"ready": True})
         _serve(engine, requests, meter, note, out)
 
 
-def _die_with_parent(leash: int) -> None:
-    """No engine is left holding memory or a GPU: the kernel kills this process when its parent is gone, and a small
-    one beside it, which then sees the end of the leash, kills those that vLLM has started for its ranks."""
-    pr_set_pdeathsig = 1
-    subprocess.Popen(["/bin/sh", "-c", "read -r _; kill -9 0"], stdin=leash)
-    os.close(leash)
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() == 1:
-        sys.exit("the parent is gone")
-
-
-def _read_stdin() -> "queue.Queue[dict[str, Any] | None]":
+def _read(asked: int) -> "queue.Queue[dict[str, Any] | None]":
     """Requests as they arrive; None when the parent has no more. Reading never waits for a step of the engine."""
     requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
     def read() -> None:
-        for line in sys.stdin:
-            requests.put(json.loads(line))
+        with os.fdopen(asked, "rb") as lines:
+            for line in lines:
+                requests.put(json.loads(line))
         requests.put(None)
 
     threading.Thread(target=read, daemon=True).start()
@@ -65,7 +139,7 @@ def _read_stdin() -> "queue.Queue[dict[str, Any] | None]":
 class StepMeter:
     """Sums engine time by what a step did, so that a token's cost can be told apart in prefill and decode.
 
-    A vLLM stat logger by its methods; not by its base class, which would import vLLM before the parent is answered.
+    A vLLM stat logger by its methods, not by its base class: this file can be read where there is no vLLM.
     The tokens of each step are noted in the parent's meter file as well, where they outlive us both.
     """
 

@@ -38,7 +38,8 @@ def after_some_steps(process: VllmProcess, do: Callable[[int], None]) -> None:
     def watch() -> None:
         while process.steps < 5:
             time.sleep(0.02)
-        do(process._child.pid)
+        assert process.pid is not None
+        do(process.pid)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -84,9 +85,10 @@ def test_no_rank_outlives_a_killed_parent_by_five_seconds(small: Path, tmp_path:
     )  # fmt: skip
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"ready\n"
-    (worker,) = children_of(parent.pid)
-    group = members_of(worker)
-    assert len(group) >= 4, "the worker, its leash, and two ranks at the least"
+    (server,) = children_of(parent.pid)
+    (worker,) = children_of(server)
+    group = [server, *members_of(worker)]
+    assert len(group) >= 5, "the fork server, the worker, its leash, and two ranks at the least"
     parent.kill()
     parent.communicate()
     gone_by = time.monotonic() + 5.0

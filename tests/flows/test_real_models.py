@@ -25,7 +25,7 @@ def gristmill(runs: Path, *arguments: str) -> "subprocess.CompletedProcess[str]"
 
 
 def live_engines(runs: Path) -> list[int]:
-    """Of these runs: an engine's command line names the meter of its run."""
+    """Of these runs: an engine's command line names a log of its run."""
     found = subprocess.run(["pgrep", "-f", f"vllm_worker.py.*{runs}"], capture_output=True, text=True)
     return [int(pid) for pid in found.stdout.split()]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.engine_config import EngineConfig, PagedCache, Parallelism
+from serving.engines import fork_server
 from serving.engines.machine import GIB, Gpu, Machine, settled
 from serving.engines.vllm_arguments import vllm_arguments
 from serving.engines.vllm_engine import VllmEngine, rates_from_steps
@@ -141,22 +142,34 @@ def test_compiled_code_is_kept_where_nobody_else_can_write(tmp_path: Path, monke
     assert (tmp_path / "state" / "vllm").stat().st_mode & 0o777 == 0o700
 
 
-STAND_IN = """
-import json, os, sys
-out = os.fdopen(int(sys.argv[4]), "w", buffering=1)
-print(json.dumps({"ready": True}), file=out)
-for line in sys.stdin:
-    asked = json.loads(line)
-    seen = f"{asked['cache_salt']}, in arguments: {asked['cache_salt'] in ' '.join(sys.argv)}"
-    print(json.dumps({"failed": {"row": asked["row"], "code": "E_SEEN", "reason": seen}}), file=out)
+STAND_IN = f"""
+import importlib.util, json, os, sys
+spec = importlib.util.spec_from_file_location("vllm_worker", {str(fork_server.WORKER)!r})
+worker = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(worker)
+
+def engine(order, descriptors, server):
+    seen = json.dumps(order) + " ".join(sys.argv)
+    out = os.fdopen(descriptors[3], "w", buffering=1)
+    print(json.dumps({{"ready": True}}), file=out)
+    for line in os.fdopen(descriptors[2]):
+        asked = json.loads(line)
+        reason = f"{{asked['cache_salt']}}, in arguments: {{asked['cache_salt'] in seen}}"
+        print(json.dumps({{"failed": {{"row": asked["row"], "code": "E_SEEN", "reason": reason}}}}), file=out)
+
+worker._import_vllm = lambda: None
+worker._be_an_engine = engine
+worker.main()
 """
 
 
-def test_the_salt_travels_with_every_prompt_and_stands_in_no_list_of_processes(tmp_path: Path) -> None:
+def test_the_salt_travels_with_every_prompt_and_stands_in_no_list_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(STAND_IN)
+    monkeypatch.setattr(fork_server, "WORKER", worker)
     engine = VllmEngine(MODEL, CONFIG, CPU, tmp_path / "log", lambda: False, None, cache_salt="ab12")
-    engine.processes[0]._command[2] = str(worker)
     request = Request(7, "id", Endpoint.CHAT, (Message("user", "x"),), Sampling(), prompt_token_ids=(1, 2))
     with engine:
         (done,) = engine.run(iter([request]))
