@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.feed_order import finished_lengths, in_order
+from flows.limits import Room
 from flows.members import Members, Rows, answered_any, done_rows, pending_rows
 from flows.open import Work
 from flows.quarantine import Quarantine
@@ -137,12 +138,16 @@ def _output_tokens(samplings: pa.ChunkedArray) -> Rows:
     return of_each
 
 
-def _feed(work: Work, pending: Rows) -> Iterator[Request]:
-    """The requests in planned order, decoded a few at a time; stops where the budget could not bear the next."""
+def _feed(work: Work, pending: Rows) -> Iterator[Request | None]:
+    """The requests in planned order, decoded a few at a time. Where the budget cannot bear the next beside all that is
+    in flight, None until it can; it stops where it never will."""
     for table in _tables_to_order(work, pending):
         for columns in table.to_pylist():
             request = request_from_columns(columns)
-            if not work.limits.afford(request.row, _at_worst_usd(work, request)):
+            at_worst_usd = _at_worst_usd(work, request)
+            while (room := work.limits.afford(request.row, at_worst_usd)) is Room.LATER:
+                yield None
+            if room is Room.NEVER:
                 return
             yield request
 

@@ -25,6 +25,14 @@ class StopReason(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class Room(StrEnum):
+    """Whether the budget can bear a row beside all that is in flight."""
+
+    NOW = "now"
+    LATER = "later"  # it may, once what is in flight has cost less than it could have
+    NEVER = "never"
+
+
 class Stopped(Exception):
     """A stage ended early because a limit was reached; it runs again when the job is resumed."""
 
@@ -37,6 +45,7 @@ class Limits:
         self._spent_usd = Decimal(0)
         self._reserved_usd: dict[int, Decimal] = {}  # by row: what is in flight, or finished and not yet durable
         self._in_flight_usd = Decimal(0)  # their sum
+        self._unfinished: set[int] = set()  # rows in flight, of which the true cost is not known yet
         self._budget_usd = budget.usd
         self._price = price
         self._deadline = None if budget.deadline is None else _next(budget.deadline, datetime.now().astimezone())
@@ -63,15 +72,20 @@ class Limits:
         """Note money that is durably booked."""
         self._spent_usd += usd
 
-    def reserve(self, row: int, usd: Decimal) -> None:
-        """Set what a row may still cost: its worst case when it is fed, its true cost once it is known."""
-        self._in_flight_usd += usd - self._reserved_usd.get(row, NOTHING)
-        self._reserved_usd[row] = usd
+    def finished(self, row: int, usd: Decimal) -> None:
+        """What a row in flight has really cost, until that is booked."""
+        self._unfinished.discard(row)
+        self._reserve(row, usd)
 
     def release(self, rows: Iterable[int]) -> None:
-        """The money of these rows has been booked."""
+        """The money of these rows has been booked, or they are in flight no more."""
         for row in rows:
+            self._unfinished.discard(row)
             self._in_flight_usd -= self._reserved_usd.pop(row, NOTHING)
+
+    def _reserve(self, row: int, usd: Decimal) -> None:
+        self._in_flight_usd += usd - self._reserved_usd.get(row, NOTHING)
+        self._reserved_usd[row] = usd
 
     def stop(self) -> bool:
         """True once a limit is reached; engines ask several times a second."""
@@ -82,13 +96,17 @@ class Limits:
                 self.reason = StopReason.DEADLINE
         return self.reason is not StopReason.NONE
 
-    def afford(self, row: int, at_worst_usd: Decimal) -> bool:
-        """True, and the money is reserved, if the budget can bear this row beside all that is in flight."""
-        in_flight_usd = self._in_flight_usd + at_worst_usd
-        if self._budget_usd is not None and self._would_pass(self.running_usd + in_flight_usd):
+    def afford(self, row: int, at_worst_usd: Decimal) -> Room:
+        """With Room.NOW the money is reserved; with Room.NEVER the run stops."""
+        if self._budget_usd is not None and self._would_pass(self.running_usd + self._in_flight_usd + at_worst_usd):
+            if self._unfinished and self.reason is StopReason.NONE:
+                return Room.LATER
             self.reason = StopReason.BUDGET
-        self.reserve(row, at_worst_usd)
-        return self.reason is StopReason.NONE
+        if self.reason is not StopReason.NONE:
+            return Room.NEVER
+        self._reserve(row, at_worst_usd)
+        self._unfinished.add(row)
+        return Room.NOW
 
     @property
     def running_s(self) -> float:

@@ -53,11 +53,12 @@ class Settlement:
     _committed_at: float = field(default_factory=time.monotonic)
     _sealed_at: float = field(default_factory=time.monotonic)
 
-    def fed(self, requests: Iterator[Request]) -> Iterator[Request]:
+    def fed(self, requests: Iterator[Request | None]) -> Iterator[Request | None]:
         """The same requests, remembered: the engine is held to its promise to answer each of them once."""
         self._fed_all = False
         for request in requests:
-            self._in_flight.add(request.row)
+            if request is not None:
+                self._in_flight.add(request.row)
             yield request
         self._fed_all = True
 
@@ -71,7 +72,7 @@ class Settlement:
         if completion.row not in self._in_flight:
             raise EngineDied(f"the engine answered row {completion.row}, which it was not asked, or was asked once")
         self._in_flight.remove(completion.row)
-        self.work.limits.reserve(completion.row, usd_of_usage(self.work, completion.usage))
+        self.work.limits.finished(completion.row, usd_of_usage(self.work, completion.usage))
         members = self._served_by(completion)
         self._waiting.append((completion, members))
         if len(self._waiting) >= COMMIT_ROWS or time.monotonic() - self._committed_at >= COMMIT_S:
@@ -92,6 +93,7 @@ class Settlement:
 
     def finish(self) -> None:
         """Settle and seal what is left, and book what the engine spent beyond it."""
+        self.work.limits.release(self._in_flight)
         if self._failed:
             return
         span = self._span()

@@ -218,14 +218,15 @@ class EngineDied(RuntimeError):
 class Engine(Protocol):
     """Anything that answers requests.
 
-    `run` pulls lazily, keeps a bounded window in flight and yields in completion order, every request once. It ends
-    early, leaving what is in flight, once the `stop` that the engine was made with says so.
+    `run` pulls lazily, keeps a bounded window in flight and yields in completion order, every request once. None among
+    the requests says that there is none for now: it asks again when one in flight has finished. It ends early, leaving
+    what is in flight, once the `stop` that the engine was made with says so.
 
     Raises:
         EngineDied: from `run`.
     """
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Completion]: ...
+    def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]: ...
 
     @property
     def rates(self) -> Rates | None:

@@ -49,8 +49,8 @@ class EchoEngine:
     def rates(self) -> Rates | None:
         return None
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Completion]:
-        for number, request in enumerate(requests):
+    def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:
+        for number, request in enumerate(filter(None, requests)):
             if self._stop():
                 return
             if number == self._dies_after:

@@ -79,7 +79,7 @@ class HttpEngine:
         """None: a server does not show its steps."""
         return None
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Completion]:
+    def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:
         with loop_in_thread() as loop:
             asking = Asking(self._server, self._concurrency)
             try:
@@ -88,18 +88,22 @@ class HttpEngine:
                 _close(loop, asking)
 
     def _answers(
-        self, loop: asyncio.AbstractEventLoop, asking: Asking, requests: Iterator[Request]
+        self, loop: asyncio.AbstractEventLoop, asking: Asking, requests: Iterator[Request | None]
     ) -> Iterator[Completion]:
         done: Answers = queue.SimpleQueue()
         in_flight = 0
         more, stopping = True, False
         while more or in_flight:
             while more and in_flight < asking.window.limit:
-                request = next(requests, None)
-                more = request is not None
-                if request is not None:
-                    asyncio.run_coroutine_threadsafe(asking.answer(request), loop).add_done_callback(done.put)
-                    in_flight += 1
+                try:
+                    request = next(requests)
+                except StopIteration:
+                    more = False
+                    break
+                if request is None:
+                    break
+                asyncio.run_coroutine_threadsafe(asking.answer(request), loop).add_done_callback(done.put)
+                in_flight += 1
             if in_flight and (ended := _get(done)) is not None:
                 in_flight -= 1
                 completion = None if ended.cancelled() else ended.result()

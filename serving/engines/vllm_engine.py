@@ -81,7 +81,7 @@ class VllmEngine:
     ) -> None:
         self._opened.close()
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Completion]:
+    def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:
         more = not self._stop()  # a stop during start-up leaves an engine that is not ready
         while more or any(process.in_flight for process in self.processes):
             more = more and self._fill(requests)
@@ -93,11 +93,15 @@ class VllmEngine:
             for process in self.processes:
                 process.must_live()
 
-    def _fill(self, requests: Iterator[Request]) -> bool:
+    def _fill(self, requests: Iterator[Request | None]) -> bool:
         """Give each process what it has room for, the emptiest first; False once there are no more requests."""
         while (emptiest := max(self.processes, key=lambda process: process.room)).room > 0:
-            if (request := next(requests, None)) is None:
+            try:
+                request = next(requests)
+            except StopIteration:
                 return False
+            if request is None:
+                return True
             emptiest.give(request)
         return True
 

@@ -148,6 +148,28 @@ def test_a_bill_by_tokens_adds_up_to_what_the_server_counted(place: Place) -> No
     assert place.gristmill("verify").code == 0
 
 
+def test_a_cap_just_above_the_true_cost_is_enough_though_more_is_in_flight_at_worst(place: Place) -> None:
+    # True: 3 prompt and 5 answer tokens, 0.000056 a row. At worst, by bytes and max_tokens: over 0.00014 a row.
+    place.prompts(rows(100))
+    with OpenAIStub() as stub:
+        over(place, stub)
+        by_tokens = ("--set", "price.input_usd_per_mtok=2", "--set", "price.output_usd_per_mtok=10")
+        done = place.run(*by_tokens, "--set", "sampling.max_tokens=8", "--set", f"budget.usd={0.0056 * 1.05}")
+    assert done.code == 0
+    assert sorted(place.answers()) == sorted(f"id-{number}" for number in range(100))
+
+
+def test_a_cap_just_below_the_true_cost_is_not_passed(place: Place) -> None:
+    place.prompts(rows(100))
+    with OpenAIStub() as stub:
+        over(place, stub)
+        by_tokens = ("--set", "price.input_usd_per_mtok=2", "--set", "price.output_usd_per_mtok=10")
+        done = place.run(*by_tokens, "--set", "sampling.max_tokens=8", "--set", f"budget.usd={0.0056 * 0.95}")
+    assert done.code == 3
+    (bill,) = place.ask("SELECT usd::DOUBLE AS usd, answered FROM bills")
+    assert 0.0056 * 0.90 < bill["usd"] <= 0.0056 * 0.95
+
+
 def test_a_bill_by_the_hour_adds_up_to_the_time_that_the_server_was_held(place: Place) -> None:
     """A machine hour is paid whoever computes in it: all the time from start to end, shared over rows by tokens."""
     place.prompts([row("short", "one"), row("long", "two " * 40)])

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from flows.limits import Limits, StopReason, _next
+from flows.limits import Limits, Room, StopReason, _next
 from serving.config import BudgetSection
 from serving.records import Price
 
@@ -39,17 +39,37 @@ def test_a_deadline_that_has_come_stops_the_run() -> None:
 def test_a_row_is_fed_only_if_the_budget_bears_it_beside_all_in_flight() -> None:
     limits = Limits(BudgetSection(usd=Decimal("0.10")), BY_TOKENS)
 
-    # 0.04 in flight twice is 0.08; a third would make 0.12.
-    assert [limits.afford(row, Decimal("0.04")) for row in range(3)] == [True, True, False]
+    # 0.04 in flight twice is 0.08; a third would make 0.12, until one of them turns out to be cheaper.
+    assert [limits.afford(row, Decimal("0.04")) for row in range(3)] == [Room.NOW, Room.NOW, Room.LATER]
+    assert limits.reason is StopReason.NONE
+
+    limits.finished(0, Decimal("0.01"))
+    assert limits.afford(2, Decimal("0.04")) is Room.NOW
+
+
+def test_a_row_that_the_budget_cannot_bear_with_nothing_in_flight_ends_the_run() -> None:
+    limits = Limits(BudgetSection(usd=Decimal("0.10")), BY_TOKENS)
+    limits.afford(0, Decimal("0.08"))
+    limits.finished(0, Decimal("0.08"))
+
+    assert limits.afford(1, Decimal("0.04")) is Room.NEVER
     assert limits.reason is StopReason.BUDGET
+
+
+def test_what_an_engine_that_died_had_in_flight_is_not_waited_for() -> None:
+    limits = Limits(BudgetSection(usd=Decimal("0.10")), BY_TOKENS)
+    limits.afford(0, Decimal("0.08"))
+    limits.release([0])
+
+    assert limits.afford(0, Decimal("0.08")) is Room.NOW
 
 
 def test_what_a_row_really_cost_frees_what_it_might_have_cost() -> None:
     limits = Limits(BudgetSection(usd=Decimal("0.10")), BY_TOKENS)
     limits.afford(0, Decimal("0.08"))
-    limits.reserve(0, Decimal("0.01"))
+    limits.finished(0, Decimal("0.01"))
 
-    assert limits.afford(1, Decimal("0.08"))
+    assert limits.afford(1, Decimal("0.08")) is Room.NOW
 
 
 def test_engine_time_stops_a_second_before_it_would_pass_the_budget() -> None:
