@@ -7,17 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from flows.admit import admit
 from flows.lane import answer_lane, lanes_to_run
 from flows.limits import Stopped, StopReason
+from flows.members import Rows, pending_rows
 from flows.open import Work, open_work
+from flows.pilot import pilot_of
+from flows.plan import plan_ahead
 from flows.progress import Progress
 from flows.receipt import Receipt, take_receipt
 from flows.room import check_room
 from flows.settlement import book_the_past
 from flows.stages import collapse, publish, route
 from serving.config import Job
-from serving.engines.open import check_engine
+from serving.engines.open import check_engine, warm_up
 
 
 class Step(Protocol):
@@ -35,26 +40,50 @@ def answer(job: Job, runs: Path, progress: Progress, step: Step = run_here, *, t
     return answer_work(open_work(job, runs, progress, take_over), step)
 
 
-def answer_work(work: Work, step: Step = run_here) -> Receipt:
-    """The same for a job that is open. A finished one is only read: no engine, no byte changed."""
+def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = None) -> Receipt:
+    """The same for a job that is open. A finished one is only read: no engine, no byte changed.
+
+    With `sample_rows` no more than so many rows of each lane are answered, drawn at random.
+    """
     if work.finished:
         return take_receipt(work.run, StopReason.NONE)
     for name, model in work.models.items():
         check_engine(work.job.engine, work.job.lanes[name], model, work.adapters)
     with work.held():
         book_the_past(work)
+        _warm_up(work)
         try:
             for stage in (admit, collapse, route):
                 _do(step, stage, work)
             check_room(work)
-            for lane in lanes_to_run(work):
-                _do(step, answer_lane, work, lane)
+            lanes = [(lane, pending_rows(work, lane)) for lane in lanes_to_run(work)]
+            if sample_rows is not None:
+                for lane, pending in lanes:
+                    _do(step, answer_lane, work, lane, None, _sample(pending, sample_rows))
+            else:
+                plan_ahead(work, lanes)
+                pilot = pilot_of(work, lanes)
+                for lane, _ in lanes:
+                    _do(step, answer_lane, work, lane, pilot)
+                    pilot = None
         except Stopped:
             pass  # by the budget, the deadline or a signal, before an engine ran; the receipt says by which
         _do(step, publish, work)
     return take_receipt(work.run, work.stopped)
 
 
+def _warm_up(work: Work) -> None:
+    """An engine's process is made ready to be forked beside the stages that need none."""
+    if work.job.engine.kind == "vllm":
+        lane = next(iter(work.job.lanes.values()))
+        warm_up(work.job.engine, lane, work.models[lane.name], work.adapters, work.servers, work.log_of(lane))
+
+
 def _do(step: Step, stage: Callable[..., Any], work: Work, *more: Any) -> None:
     work.writer.check()
     step(stage, work, *more)
+
+
+def _sample(pending: Rows, rows: int) -> Rows:
+    """The same rows every time, so that a sample that was stopped is gone on with."""
+    return np.sort(np.random.default_rng(0).permutation(pending)[:rows])

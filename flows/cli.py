@@ -1,6 +1,7 @@
 """The command `gristmill`: arguments in, exit codes out. Bad input ends in one clear line, never in a traceback."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -60,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="only the receipt")
     run.add_argument("--resume", metavar="RUN", help="refuse, with the differences, unless the job is that run's")
     run.add_argument("--take-over", action="store_true", help="from a holder that hangs, or cannot be asked any more")
+
+    planned = _add(commands, "plan", _plan, "what a job will cost, before an engine is asked for anything")
+    _job_arguments(planned)
+    planned.add_argument("--json", action="store_true")
+
+    calibrated = _add(commands, "calibrate", _calibrate, "run a few rows of a job, to forecast the rest and others")
+    _job_arguments(calibrated)
+    calibrated.add_argument("--rows", type=_count, default=128, metavar="N", help="of each lane (default: 128)")
 
     for name, command, what in (
         ("status", _status, "where a run stands"),
@@ -168,6 +177,38 @@ def _run(options: argparse.Namespace) -> int:
         progress.end()
     print(receipt)
     return receipt.exit_code
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from flows.open import open_work
+    from flows.plan import plan
+    from flows.progress import progress_for
+    from serving.config import load_job
+
+    job = load_job(options.job, _overrides(options))
+    work = open_work(job, options.runs, progress_for(job.budget.usd, quiet=True))
+    if work.finished:
+        print(f"{work.run.run_id} is finished: running it again costs nothing")
+        return 0
+    told = plan(work)
+    print(json.dumps(told.as_json(), indent=1) if options.json else told)
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from flows.calibrate import calibrate
+    from flows.open import open_work
+    from flows.progress import progress_for
+    from serving.config import load_job
+
+    job = load_job(options.job, _overrides(options))
+    progress = progress_for(job.budget.usd, quiet=False)
+    try:
+        report = calibrate(open_work(job, options.runs, progress), options.rows)
+    finally:
+        progress.end()
+    print(report)
+    return 0
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -1,28 +1,28 @@
 """One lane, start to end: its pending representatives in planned order, an engine, and settlement as answers arrive."""
 
+import time
 from collections.abc import Iterator
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from flows.feed_order import finished_lengths, in_order
+from flows.learning import Ran, keep
 from flows.limits import Room
 from flows.members import Members, Rows, answered_any, done_rows, pending_rows
 from flows.open import Work
+from flows.pilot import Pilot
 from flows.quarantine import Quarantine
+from flows.requests import kv_tokens_of, tables_to_order
 from flows.settlement import LEAST_WASTE_S, Settlement, close, usd_of_usage, waste
 from optimizer.cost import usd_of_time
 from serving.engines.open import open_engine
-from serving.records import Completion, EngineDied, Failure, Lane, Overhead, Request, Usage, sampling_from_json
-from serving.store.durable import make_folder
+from serving.records import Completion, EngineDied, Failure, Lane, Overhead, Request, Usage
 from serving.store.schemas import request_from_columns
 
 FRUITLESS_DEATHS = 8  # in a row, without a row settled in between: halving a window takes no more
 REASON_CHARACTERS = 300
-BLOCK_SLACK_TOKENS = 128  # the largest block that an engine may only half fill, for each sequence
+COLUMNS = ["row", "custom_id", "endpoint", "messages", "sampling", "prompt_token_ids", "adapter"]  # of a request
 
 
 def lanes_to_run(work: Work) -> list[Lane]:
@@ -32,17 +32,19 @@ def lanes_to_run(work: Work) -> list[Lane]:
     return [lane for lane in work.job.lanes.values() if len(pending_rows(work, lane))]
 
 
-def answer_lane(work: Work, lane: Lane) -> dict[str, Any]:
-    """Answer what is pending in a lane. An engine that dies is started again, and the rows it may have died of are set
-    aside; one that never gets anything done is given up."""
+def answer_lane(work: Work, lane: Lane, pilot: Pilot | None = None, only: Rows | None = None) -> dict[str, Any]:
+    """Answer what is pending in a lane, or `only` some of it. An engine that dies is started again, and the rows it may
+    have died of are set aside; one that never gets anything done is given up."""
     quarantine = Quarantine()
     fruitless = 0
     while True:
         pending = pending_rows(work, lane)
+        if only is not None:
+            pending = np.intersect1d(pending, only)
         if not len(pending) or work.limits.stop():
             return {"lane": lane.name, "pending": len(pending)}
         try:
-            complete = _run_engine(work, lane, pending, quarantine)
+            complete = _run_engine(work, lane, pending, quarantine, pilot)
         except EngineDied as death:
             fruitless = fruitless + 1 if np.array_equal(pending_rows(work, lane), pending) else 0
             if fruitless > (FRUITLESS_DEATHS if death.suspects else 0):
@@ -53,16 +55,14 @@ def answer_lane(work: Work, lane: Lane) -> dict[str, Any]:
                 raise EngineDied(f"{lane.name}: the engine ended without an answer for every row")
 
 
-def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine) -> bool:
+def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine, pilot: Pilot | None) -> bool:
     """One engine from start to end; True if it answered all. Whatever happens to it, what it finished is settled."""
-    logs = work.run.folder / "logs"
-    make_folder(logs)
-    log = logs / f"{lane.name}-{work.writer.epoch:04}.log"
+    log = work.log_of(lane)
     work.progress.say(f"{lane.name}: starting {work.job.engine.kind} for {lane.model} ({len(pending)} requests)")
-    kv_tokens = _kv_tokens(work, pending)
+    kv_tokens = kv_tokens_of(work, pending)
     drain = not work.price.bills_time
-    settlement = None
-    opened = None
+    settlement = ran = opened = None
+    forked = work.servers.used
     with work.metered(lane.name, work.job.engine.data_parallel) as meter:
         try:
             opened = open_engine(
@@ -74,10 +74,16 @@ def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine) -
                 usd = usd_of_time(work.price, start_up_s)
                 start_up = Overhead("start_up", lane.name, round(start_up_s, 6), usd, engine=meter.name)
                 settlement = Settlement(work, lane, engine, meter, Members.of(work), [start_up])
-                return _answer(work, pending, quarantine, settlement)
+                began = time.monotonic()
+                try:
+                    return _answer(work, pending, quarantine, settlement, pilot, start_up_s)
+                finally:
+                    ran = Ran(engine.evidence, start_up_s, forked, time.monotonic() - began, pending)
         finally:
             if settlement is not None:
                 settlement.finish()
+                if ran is not None:
+                    keep(work, lane, ran)
             elif opened is not None:  # it never became ready
                 lost_s = work.limits.lap()
                 lines = [waste(work, meter.name, lane.name, lost_s, 0)] if lost_s > LEAST_WASTE_S else []
@@ -86,7 +92,9 @@ def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine) -
                 close(work, meter.name, lane.name, [])
 
 
-def _answer(work: Work, pending: Rows, quarantine: Quarantine, settlement: Settlement) -> bool:
+def _answer(
+    work: Work, pending: Rows, quarantine: Quarantine, settlement: Settlement, pilot: Pilot | None, start_up_s: float
+) -> bool:
     def spent_usd() -> Decimal:
         return work.limits.running_usd
 
@@ -95,6 +103,8 @@ def _answer(work: Work, pending: Rows, quarantine: Quarantine, settlement: Settl
             for completion in settlement.engine.run(settlement.fed(_feed(work, turn))):
                 rows = settlement.add(completion)
                 work.progress.advance(rows, completion.usage, spent_usd)
+                if pilot is not None and pilot.due(completion):
+                    pilot.take(settlement.engine.evidence, start_up_s)
             if not settlement.complete or work.limits.stop():
                 break
     except EngineDied as death:
@@ -109,39 +119,10 @@ def _answer(work: Work, pending: Rows, quarantine: Quarantine, settlement: Settl
     return settlement.complete
 
 
-def _requests(work: Work, pending: Rows, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The requests of these rows, a part of them at a time, in the order of the input."""
-    for part in work.run.stage(work.run.admitted).tables("requests", columns):
-        yield part.filter(pa.array(np.isin(part["row"].to_numpy(), pending)))
-
-
-def _kv_tokens(work: Work, pending: Rows) -> int | None:
-    """The tokens that a KV cache has a use for: all that can run at once at full length, and every prompt once."""
-    at_once = work.job.engine.max_num_seqs
-    prompt_tokens = 0
-    longest = np.empty(0, np.int64)
-    for part in _requests(work, pending, ["row", "prompt_tokens", "sampling"]):
-        if part["prompt_tokens"].null_count:
-            return None
-        prompts = part["prompt_tokens"].to_numpy().astype(np.int64)
-        prompt_tokens += int(prompts.sum())
-        longest = np.sort(np.concatenate([longest, prompts + _output_tokens(part["sampling"])]))[-at_once:]
-    return int(longest.sum()) + prompt_tokens + BLOCK_SLACK_TOKENS * len(longest)
-
-
-def _output_tokens(samplings: pa.ChunkedArray) -> Rows:
-    """The most that each may put out; a job has few different samplings, each of which is read once."""
-    few = samplings.combine_chunks().dictionary_encode()
-    each = [sampling_from_json(text) for text in few.dictionary.to_pylist()]
-    most = np.array([sampling.max_tokens * sampling.n for sampling in each], np.int64)
-    of_each: Rows = most[few.indices.to_numpy()]
-    return of_each
-
-
 def _feed(work: Work, pending: Rows) -> Iterator[Request | None]:
     """The requests in planned order, decoded a few at a time. Where the budget cannot bear the next beside all that is
     in flight, None until it can; it stops where it never will."""
-    for table in _tables_to_order(work, pending):
+    for table in tables_to_order(work, pending, COLUMNS):
         for columns in table.to_pylist():
             request = request_from_columns(columns)
             at_worst_usd = _at_worst_usd(work, request)
@@ -150,13 +131,6 @@ def _feed(work: Work, pending: Rows) -> Iterator[Request | None]:
             if room is Room.NEVER:
                 return
             yield request
-
-
-def _tables_to_order(work: Work, pending: Rows) -> Iterator[pa.Table]:
-    columns = ["row", "custom_id", "endpoint", "messages", "sampling", "prompt_token_ids", "adapter"]
-    read = partial(_requests, work)
-    slots = work.job.engine.max_num_seqs
-    return in_order(read, pending, partial(finished_lengths, work), _output_tokens, slots, columns, work.run.folder)
 
 
 def _at_worst_usd(work: Work, request: Request) -> Decimal:

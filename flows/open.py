@@ -22,7 +22,8 @@ from serving.intake.admit import POLICY_VERSION
 from serving.intake.files import InputFile, open_inputs, sha256_of_files
 from serving.models.adapter import AdapterFolder, reserved_rank
 from serving.models.folder import ModelFolder, fingerprint_of
-from serving.records import Price
+from serving.records import Lane, Price
+from serving.store.durable import make_folder
 from serving.store.finished import is_finished
 from serving.store.meter import Meter
 from serving.store.run import Run, create, make_run_id
@@ -79,6 +80,12 @@ class Work:
     @property
     def stopped(self) -> StopReason:
         return self.limits.reason
+
+    def log_of(self, lane: Lane) -> Path:
+        """Of the lane's engines, for as long as we are the run's writer."""
+        logs = self.run.folder / "logs"
+        make_folder(logs)
+        return logs / f"{lane.name}-{self.writer.epoch:04}.log"
 
     def asked_to_stop(self) -> bool:
         """What engines ask several times a second; how long they have run is noted with it."""

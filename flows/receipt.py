@@ -32,6 +32,7 @@ FROM overheads WHERE run_id = $run GROUP BY kind
 """
 BASELINE = "SELECT usd FROM baselines WHERE run_id = $run"
 SAVINGS = "SELECT step, saved_usd FROM savings WHERE run_id = $run ORDER BY place, step"
+PREDICTED = "SELECT made, predicted, low_90, high_90, off FROM reconciled WHERE run_id = $run AND factor = 'usd'"
 LEAST_SHOWN_USD = 0.0000005
 EXIT_CODES = {StopReason.BUDGET: 3, StopReason.DEADLINE: 3, StopReason.INTERRUPTED: 130}
 
@@ -47,6 +48,7 @@ class Receipt:
     overheads: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline_usd: Decimal | None = None  # None where it cannot be estimated
     savings: list[dict[str, Any]] = field(default_factory=list)
+    predicted: list[dict[str, Any]] = field(default_factory=list)  # the bill, as it was expected
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +77,7 @@ def take_receipt(run: Run, stopped: StopReason) -> Receipt:
             overheads={found["kind"]: found for found in _ask(ledger, OVERHEADS, run)},
             baseline_usd=baseline[0]["usd"] if baseline else None,
             savings=_ask(ledger, SAVINGS, run),
+            predicted=_ask(ledger, PREDICTED, run),
         )
 
 
@@ -147,6 +150,7 @@ def _money(receipt: Receipt) -> list[str]:
     lines = [
         f"  spent     ${counts['usd']:.6f} = {' + '.join(parts)}",
         *_waste(receipt),
+        *_predicted(receipt),
         f"            price: {rate}, {counts['price_source']} ({counts['price_as_of']})",
     ]
     if receipt.baseline_usd is None:
@@ -163,6 +167,15 @@ def _money(receipt: Receipt) -> list[str]:
             for step in receipt.savings
             if abs(step["saved_usd"]) >= LEAST_SHOWN_USD
         ),
+    ]
+
+
+def _predicted(receipt: Receipt) -> list[str]:
+    when = {"plan": "before it ran", "pilot": "after its first rows"}
+    return [
+        f"            expected {when[told['made']]}: ${told['predicted']:.6f}"
+        f" ({told['low_90']:.6f} to {told['high_90']:.6f}), it was {told['off']:+.1%}"
+        for told in sorted(receipt.predicted, key=lambda told: list(when).index(told["made"]))
     ]
 
 

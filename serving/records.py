@@ -182,6 +182,40 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
+class StepEvidence:
+    """What an engine's steps took beside what they computed: all that a least-squares fit of the parts' times needs.
+
+    The parts x of a step are: the step itself (1), tokens of prompts, the tokens that these attend to, sequences that
+    decode, and the tokens that those attend to. With y its seconds, the sums over steps are of x, of y, and of the
+    products x x' / y (the upper triangle, row by row): steps are weighted so that the fitted times add up to the time
+    that was taken.
+    """
+
+    seconds: float
+    totals: tuple[float, ...]
+    products: tuple[float, ...]
+
+    def __add__(self, other: "StepEvidence") -> "StepEvidence":
+        return StepEvidence(
+            self.seconds + other.seconds,
+            tuple(a + b for a, b in zip(self.totals, other.totals, strict=True)),
+            tuple(a + b for a, b in zip(self.products, other.products, strict=True)),
+        )
+
+    def __mul__(self, weight: float) -> "StepEvidence":
+        """The same as if it had been seen `weight` times."""
+        return StepEvidence(
+            self.seconds * weight,
+            tuple(total * weight for total in self.totals),
+            tuple(product * weight for product in self.products),
+        )
+
+    @property
+    def steps(self) -> float:
+        return self.totals[0]
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """A row that has left the run, with its charge: one line of a segment."""
 
@@ -200,6 +234,15 @@ class Settled:
     queue_s: float | None = None
     prefill_s: float | None = None
     decode_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A figure before it is known, with the interval that holds it in nine cases of ten."""
+
+    value: float
+    low_90: float
+    high_90: float
 
 
 class EngineDied(RuntimeError):
@@ -231,6 +274,10 @@ class Engine(Protocol):
     @property
     def rates(self) -> Rates | None:
         """Engine seconds by token so far; None where the engine does not show its steps."""
+
+    @property
+    def evidence(self) -> StepEvidence | None:
+        """Of all its steps so far; None where it does not show what each of them computes."""
 
 
 def canonical_json(value: Any) -> str:

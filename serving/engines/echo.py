@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from serving.records import Choice, Completion, EngineDied, Failure, Rates, Request, Usage
+from serving.records import Choice, Completion, EngineDied, Failure, Rates, Request, StepEvidence, Usage
 from serving.store.meter import Meter
 
 POLL_S = 0.1
@@ -47,6 +47,10 @@ class EchoEngine:
 
     @property
     def rates(self) -> Rates | None:
+        return None
+
+    @property
+    def evidence(self) -> StepEvidence | None:
         return None
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:

@@ -30,11 +30,12 @@ class ForkServer:
         self._command = [python or sys.executable, "-P", str(WORKER)]
         self._whose = whose
         self._process: subprocess.Popen[bytes] | None = None
+        self.used = False
 
     def fork(self, order: Mapping[str, Any], descriptors: Sequence[int], log: int) -> "Forked":
         """An engine's process for this order; it has copies of `descriptors`, and `log` as its output."""
-        if self._process is None or self._process.poll() is not None:
-            self._start(log)
+        self.start(log)
+        self.used = True
         assert self._process is not None
         told, tells = os.pipe()
         try:
@@ -45,7 +46,14 @@ class ForkServer:
             os.close(tells)
         return Forked(self, self._process, told)
 
-    def _start(self, log: int) -> None:
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, log: int) -> None:
+        """Begin to import, unless it has begun; `log` is its output. Nothing waits for it."""
+        if self.running:
+            return
         self.close()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -127,6 +135,11 @@ class ForkServers:
         if key not in self._servers:
             self._servers[key] = ForkServer(python, environment, whose)
         return self._servers[key]
+
+    @property
+    def used(self) -> bool:
+        """True if an engine has been forked already, so that the next need not wait for an import."""
+        return any(server.used for server in self._servers.values())
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ from serving.engines.machine import CannotRun
 from serving.engines.openai_api.asking import Asking, Server, ServerRefuses
 from serving.engines.openai_api.dialects import OPENAI, Dialect
 from serving.engines.openai_api.loop_thread import loop_in_thread
-from serving.records import Completion, EngineDied, Rates, Request, Usage
+from serving.records import Completion, EngineDied, Rates, Request, StepEvidence, Usage
 from serving.store.meter import Meter
 
 __all__ = ["BadKey", "HttpEngine", "ServerRefuses"]
@@ -77,6 +77,10 @@ class HttpEngine:
     @property
     def rates(self) -> Rates | None:
         """None: a server does not show its steps."""
+        return None
+
+    @property
+    def evidence(self) -> StepEvidence | None:
         return None
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:

@@ -73,10 +73,24 @@ def open_engine(
     from serving.engines.vllm_engine import VllmEngine
 
     model = ModelFolder.open(Path(lane.model))
-    config, machine = _settled(section, lane, model, adapters, kv_tokens)
+    config, machine = settled_for(section, lane, model, adapters, kv_tokens)
     return VllmEngine(
         model.path, config, machine, log, stop, section.python, cache_salt(tenant), meter, servers=servers
     )
+
+
+def warm_up(
+    section: EngineSection, lane: Lane, model: ModelFolder, adapters: Adapters, servers: "ForkServers", log: Path
+) -> None:
+    """Begin to import what the lane's engine will be forked from, while rows are still being read."""
+    from serving.engines.vllm_engine import parts_of
+    from serving.engines.vllm_environment import child_environment
+
+    config, machine = settled_for(section, lane, model, adapters)
+    with log.open("ab") as output:
+        for place, part in enumerate(parts_of(machine, config.parallelism.data)):
+            environment = child_environment(config, part, section.python, place)
+            servers.of(section.python, environment, log).start(output.fileno())
 
 
 def check_engine(section: EngineSection, lane: Lane, model: ModelFolder, adapters: Adapters) -> None:
@@ -84,14 +98,14 @@ def check_engine(section: EngineSection, lane: Lane, model: ModelFolder, adapter
     if section.kind == "vllm":
         from serving.engines.fits import check_fit
 
-        config, machine = _settled(section, lane, model, adapters)
+        config, machine = settled_for(section, lane, model, adapters)
         check_fit(config, model, machine, section.python)
 
 
-def _settled(
+def settled_for(
     section: EngineSection, lane: Lane, model: ModelFolder, adapters: Adapters, kv_tokens: int | None = None
 ) -> tuple[EngineConfig, "Machine"]:
-    """Adapters were made for the full model, so no other lane has them."""
+    """What a lane's engine is made of here. Adapters were made for the full model, so no other lane has them."""
     from serving.engines.machine import kv_bytes_per_number, settled, this_machine
     from serving.models.shape import shape_of
 

@@ -15,7 +15,7 @@ from serving.engines.machine import Machine
 from serving.engines.vllm_arguments import vllm_arguments
 from serving.engines.vllm_environment import child_environment
 from serving.engines.vllm_process import POLL_S, VllmProcess
-from serving.records import Completion, Rates, Request
+from serving.records import Completion, Rates, Request, StepEvidence
 from serving.store.meter import Meter
 
 # Of what the engine can run at once: also where all finish in one step, each is replaced at the very next one.
@@ -114,6 +114,11 @@ class VllmEngine:
         found = rates_from_steps(sums) if sums else None
         side_by_side = len(self.processes)  # what takes each a second takes all of them together a part of it
         return found and Rates(found.prefill_s_per_token / side_by_side, found.decode_s_per_token / side_by_side)
+
+    @property
+    def evidence(self) -> StepEvidence | None:
+        """Of one process: side by side, each slows the others, so that a step of one tells nothing of it alone."""
+        return self.processes[0].evidence if len(self.processes) == 1 else None
 
 
 def parts_of(machine: Machine, parts: int) -> list[Machine]:

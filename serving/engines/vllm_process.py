@@ -13,7 +13,7 @@ from serving.engine_config import Adapters
 from serving.engines.fork_server import ForkServer
 from serving.engines.step_page import StepPage
 from serving.last_words import last_words
-from serving.records import Choice, Completion, EngineDied, Failure, Request, Usage
+from serving.records import Choice, Completion, EngineDied, Failure, Request, StepEvidence, Usage
 
 START_LIMIT_S = 1800.0  # a large model on a slow disk; a compiled one on a slow CPU
 POLL_S = 0.25
@@ -36,6 +36,7 @@ class VllmProcess:
     ) -> None:
         self.in_flight: set[int] = set()
         self.sums: dict[str, float] = {}  # engine time by what its steps did
+        self.evidence: StepEvidence | None = None
         self._window = window
         self.server = server
         self._order = {"arguments": arguments, "meter": meter_path, "place": place}
@@ -137,6 +138,9 @@ class VllmProcess:
         if failed := message.get("failed"):
             return Completion(failed["row"], failure=Failure(failed["code"], failed["reason"]))
         self.sums = message["steps"]
+        told = message["evidence"]
+        if told["totals"][0]:
+            self.evidence = StepEvidence(told["seconds"], tuple(told["totals"]), tuple(told["products"]))
         done = message["done"]
         return Completion(
             row=done["row"],

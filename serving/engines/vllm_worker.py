@@ -26,6 +26,7 @@ from typing import Any
 TOKENS, TOKENS_AT = struct.Struct("<QQ"), 16  # as serving/store/meter.py reads them, a pair for each process
 LEAST_LOGPROB = -9999.0  # of a token that could not come, which JSON has no infinity for; as OpenAI's API says it
 STEP = struct.Struct("<QII")  # as serving/engines/step_page.py reads it: steps begun, rows new in this one, rows in it
+PARTS = 5  # of what a step computes, see _parts
 DESCRIPTORS = 6  # of an order: what becomes of the process, its log, requests, answers, the leash, the page of steps
 
 
@@ -117,7 +118,7 @@ def _be_an_engine(order: dict[str, Any], descriptors: list[int], server: int) ->
         meter = StepMeter(order["meter"], order["place"])
         engine = _start(order["arguments"], meter)
         note = StepPage(page)
-        note.watch(engine)
+        note.watch(engine, meter)
         _send(out, {"ready": True})
         _serve(engine, requests, meter, note, out)
 
@@ -152,6 +153,8 @@ class StepMeter:
                 self._page = mmap.mmap(file.fileno(), 0)
         self.sums = dict.fromkeys(("decode_s", "decode_tokens", "mixed_s", "mixed_prefill", "mixed_decode"), 0.0)
         self._prefill = self._decode = 0
+        self.evidence = Evidence()
+        self.scheduled: list[int] | None = None  # what the step that runs computes, where that can be seen
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
         if iteration_stats is not None:
@@ -159,6 +162,9 @@ class StepMeter:
             self._decode += iteration_stats.num_generation_tokens
 
     def add_step(self, seconds: float) -> None:
+        if self.scheduled is not None:
+            self.evidence.add(self.scheduled, seconds)
+            self.scheduled = None
         if self._prefill == 0 and self._decode:
             self._add(decode_s=seconds, decode_tokens=self._decode)
         else:
@@ -179,6 +185,28 @@ class StepMeter:
         pass
 
 
+class Evidence:
+    """What steps took beside what they computed, as sums that the times of their parts can be fitted from: for parts x
+    and seconds y, the sums of x, of y, and of the products x x' / y (serving/records.py, StepEvidence)."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.totals = [0.0] * PARTS
+        self.products = [0.0] * (PARTS * (PARTS + 1) // 2)
+
+    def add(self, parts: list[int], seconds: float) -> None:
+        self.seconds += seconds
+        at = 0
+        for place, part in enumerate(parts):
+            self.totals[place] += part
+            for other in parts[place:]:
+                self.products[at] += part * other / seconds
+                at += 1
+
+    def as_json(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "totals": self.totals, "products": self.products}
+
+
 class StepPage:
     """Notes which rows a step is about to run, in memory that the parent still reads when the step has killed us."""
 
@@ -188,15 +216,17 @@ class StepPage:
         self._steps = 0
         self._watching = False
 
-    def watch(self, engine: Any) -> None:
+    def watch(self, engine: Any, meter: StepMeter) -> None:
         """Look at what the scheduler hands out; where it lives in another process, only that steps begin is seen."""
         core = getattr(engine.engine_core, "engine_core", None)
         if core is None:
             return
-        schedule = core.scheduler.schedule
+        scheduler = core.scheduler
+        schedule = scheduler.schedule
 
         def noted(*arguments: Any) -> Any:
             scheduled = schedule(*arguments)
+            meter.scheduled = _parts(scheduled, scheduler.requests)
             new = [_row(request.req_id) for request in scheduled.scheduled_new_reqs]
             others = (_row(name) for name in scheduled.num_scheduled_tokens)
             self.begin(list(dict.fromkeys([*new, *others])), len(set(new)))
@@ -215,6 +245,23 @@ class StepPage:
         rows = rows[: self._room]
         STEP.pack_into(self._page, 0, self._steps, min(new, len(rows)), len(rows))
         struct.pack_into(f"<{len(rows)}q", self._page, STEP.size, *rows)
+
+
+def _parts(scheduled: Any, requests: Any) -> list[int]:
+    """What a step computes: itself, tokens of prompts, the tokens that these look at, sequences that decode, the tokens
+    that those look at."""
+    cached = scheduled.scheduled_cached_reqs
+    computed = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+    computed.update((request.req_id, request.num_computed_tokens) for request in scheduled.scheduled_new_reqs)
+    prefill = attended = sequences = context = 0
+    for name, tokens in scheduled.num_scheduled_tokens.items():
+        before = computed[name]
+        seen = tokens * before + tokens * (tokens + 1) // 2
+        if before < requests[name].num_prompt_tokens:
+            prefill, attended = prefill + tokens, attended + seen
+        else:
+            sequences, context = sequences + tokens, context + seen
+    return [1, prefill, attended, sequences, context]
 
 
 def _row(request_id: str) -> int:
@@ -276,7 +323,8 @@ def _serve(
             meter.add_step(time.monotonic() - began)
             for output in outputs:
                 if output.finished:
-                    _send(out, {"done": _result(output), "steps": meter.sums})
+                    told = {"steps": meter.sums, "evidence": meter.evidence.as_json()}
+                    _send(out, {"done": _result(output), **told})
 
 
 def _add(engine: Any, request: dict[str, Any], out: Any) -> None:

@@ -5,6 +5,7 @@ stages, run.json and the output files are vouched for here.
 """
 
 from serving.digest import sha256_of
+from serving.store.predictions import prediction_files
 from serving.store.run import Run
 from serving.store.sealed import Corrupt, read_sealed, write_sealed
 from serving.store.segments import read_segments
@@ -18,7 +19,8 @@ def finish(run: Run) -> None:
     heads = {(segment.name.epoch, segment.name.chain): segment.manifest for segment in read_segments(run.segments)}
     ends = run.segments.glob("writer-*.ended.json")
     output = (run.export / "results.jsonl", run.export / "errors.jsonl")
-    files = (run.folder / "run.json", *run.stages, *sorted(ends), *heads.values(), *output)
+    said = prediction_files(run)
+    files = (run.folder / "run.json", *run.stages, *said, *sorted(ends), *heads.values(), *output)
     write_sealed(run.export / "finished.json", {str(file.relative_to(run.folder)): sha256_of(file) for file in files})
 
 

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from serving.store.durable import WRITING, sync_folder
 from serving.store.parts import read_manifest
+from serving.store.predictions import predictions
 from serving.store.run import Run, all_runs
 from serving.store.schemas import MEMBERS, PAIRS, REFUSED, REQUESTS, ROUTES, SEGMENT
 from serving.store.sealed import Corrupt
@@ -37,6 +38,9 @@ OVERHEADS = """CREATE TABLE overheads (run_id VARCHAR, kind VARCHAR, lane VARCHA
 SEGMENTS = """CREATE TABLE segments (run_id VARCHAR, file VARCHAR, epoch INTEGER, chain VARCHAR, number INTEGER,
     sealed_unix_s DOUBLE, lane VARCHAR, engine VARCHAR, rows BIGINT, seconds DOUBLE, prefill_s_per_token DOUBLE,
     decode_s_per_token DOUBLE)"""
+PREDICTIONS = """CREATE TABLE predictions (run_id VARCHAR, made VARCHAR, lane VARCHAR, factor VARCHAR,
+    predicted DOUBLE, low_90 DOUBLE, high_90 DOUBLE)"""
+STAMPED = ("*/run.json", "*/admitted/*.json", "*/decisions/*.json", "*/predictions/*.json")
 SPILL = ".spill"  # where a query that is too large for its memory goes on, below the runs
 LOCKED_DOWN = (
     "autoinstall_known_extensions = false",
@@ -167,7 +171,7 @@ def _named(name: str, sql: str) -> NamedQuery:
 def _fill(ledger: "duckdb.DuckDBPyConnection", runs: Path, only: Run | None) -> list[str]:
     """Make all tables and views; returns the files that they read."""
     ledger.execute("SET enable_progress_bar = false")  # a receipt goes to files and pipes as well
-    for statement in (RUNS, OVERHEADS, SEGMENTS, UNREADABLE):
+    for statement in (RUNS, OVERHEADS, SEGMENTS, PREDICTIONS, UNREADABLE):
         ledger.execute(statement)
     known = [only] if only else all_runs(runs) if runs.exists() else []
     parts: dict[str, list[tuple[str, str]]] = {view: [] for view in VIEW_SCHEMAS}
@@ -200,6 +204,8 @@ def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
         price["usd_per_hour"], price["input_usd_per_mtok"], price["output_usd_per_mtok"],
     )  # fmt: skip
     _insert(ledger, "runs", row)
+    for told in predictions(run):
+        _insert(ledger, "predictions", (run.run_id, *astuple(told)))
     segments = read_segments(run.segments)
     for line in _overheads(run, segments):
         _insert(ledger, "overheads", (run.run_id, *line.values()))
@@ -218,7 +224,7 @@ def _insert(ledger: "duckdb.DuckDBPyConnection", table: str, row: tuple[Any, ...
 
 
 def _drop_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
-    for table in ("runs", "overheads", "segments"):
+    for table in ("runs", "overheads", "segments", "predictions"):
         ledger.execute(f"DELETE FROM {table} WHERE run_id = ?", [run.run_id])
 
 
@@ -272,9 +278,7 @@ def _quoted(text: str) -> str:
 
 def _state(runs: Path) -> str:
     """Changes whenever a run gains a file that the views read."""
-    files = [
-        file for pattern in ("*/run.json", "*/admitted/*.json", "*/decisions/*.json") for file in runs.glob(pattern)
-    ]
+    files = [file for pattern in STAMPED for file in runs.glob(pattern)]
     files += [file for file in runs.glob("*/segments/*.json") if Name.of(file, MANIFEST)]
     marks = sorted((str(file.relative_to(runs)), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
     return hashlib.sha256(json.dumps(marks).encode()).hexdigest()

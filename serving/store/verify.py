@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from serving.store.finished import is_finished, verify_finished
 from serving.store.parts import read_manifest, verify_parts
+from serving.store.predictions import predictions
 from serving.store.run import Run, make_run_id
 from serving.store.schemas import REQUESTS
 from serving.store.sealed import Corrupt, read_sealed
@@ -32,9 +33,10 @@ def verify(run: Run) -> Checked:
     manifests = [manifest for stage in run.stages if (manifest := read_manifest(stage)) is not None]
     files = sum(verify_parts(manifest) for manifest in manifests)
     writers = [read_sealed(taken_file(run.segments, epoch)) for epoch in range(1, last_epoch(run.segments) + 1)]
+    said = len({told.made for told in predictions(run)})
     segments = verify_segments(run.segments)
     rows = _verify_rows(run)
-    return Checked(1 + files + len(manifests) + len(writers) + segments + vouched, rows)
+    return Checked(1 + files + len(manifests) + len(writers) + said + segments + vouched, rows)
 
 
 def check_bytes(run: Run) -> None:

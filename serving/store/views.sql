@@ -108,3 +108,26 @@ WITH step AS (
     SELECT run_id, 7, kind, -sum(usd) FROM overheads WHERE kind <> 'start_up' GROUP BY run_id, kind
 )
 SELECT step.run_id, place, step, saved_usd FROM step JOIN baselines USING (run_id) WHERE saved_usd <> 0;
+
+-- What was predicted of a run against what it took, factor by factor: cost = (tokens x seconds a token + start-up) x
+-- price. `made` says when: plan, before the first row ran; pilot, after the first of them had. `lane` is null for the
+-- whole run. A run that has open rows is not there.
+CREATE VIEW reconciled AS
+WITH whole AS (
+    SELECT run_id FROM runs JOIN bills USING (run_id) WHERE rows_in = refused + answered + failed
+), by_lane AS (
+    SELECT run_id, lane, prompt_tokens - cached_tokens + completion_tokens AS tokens, engine_s, start_up_s FROM lanes
+), measured AS (
+    SELECT run_id, lane, 'tokens' AS factor, tokens::DOUBLE AS measured FROM by_lane
+    UNION ALL SELECT run_id, lane, 's_per_token', engine_s / nullif(tokens, 0) FROM by_lane
+    UNION ALL SELECT run_id, lane, 'start_up_s', start_up_s FROM by_lane
+    UNION ALL SELECT run_id, lane, 'seconds', engine_s + start_up_s FROM by_lane
+    UNION ALL SELECT run_id, NULL, 'seconds', sum(engine_s + start_up_s) FROM by_lane GROUP BY run_id
+    UNION ALL SELECT run_id, NULL, 'usd', usd::DOUBLE FROM bills
+)
+SELECT predictions.run_id, made, predictions.lane, predictions.factor, predicted, low_90, high_90, measured,
+       measured / nullif(predicted, 0) - 1 AS off, measured BETWEEN low_90 AND high_90 AS within
+FROM predictions
+JOIN whole USING (run_id)
+JOIN measured ON measured.run_id = predictions.run_id AND measured.factor = predictions.factor
+             AND measured.lane IS NOT DISTINCT FROM predictions.lane;

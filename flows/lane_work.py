@@ -1,0 +1,88 @@
+"""What is pending in a lane as the planner sees it: lengths, what neighbours have in common, the engine's limits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from optimizer.planner.workload import NO_GROUP, KvBlocks, Requests
+
+from flows.members import Rows
+from flows.open import Work
+from flows.requests import kv_tokens_of, output_tokens, tables_to_order
+from serving.engine_config import EngineConfig
+from serving.engines.machine import GIB, kv_bytes_per_number
+from serving.engines.open import settled_for
+from serving.models.shape import shape_of
+from serving.records import Lane
+
+Counts = NDArray[np.int64]
+
+MOST_PLAYED = 20_000  # rows of a lane; of more, stretches of its order stand for all
+STRETCH_ROWS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class LaneWork:
+    """What is pending in a lane, in the order in which it will be fed; of a large lane, stretches of that order."""
+
+    rows: Rows
+    requests: Requests  # with the most output tokens that each allows
+    stands_for: float  # rows of the lane for each of these
+    config: EngineConfig
+    kv: KvBlocks
+
+
+def lane_work(work: Work, lane: Lane, rows: Rows, slots: int | None = None) -> LaneWork:
+    model = work.models[lane.name]
+    config, _ = settled_for(work.job.engine, lane, model, work.adapters, kv_tokens_of(work, rows))
+    if slots is not None:
+        config = replace(config, batching=replace(config.batching, max_num_seqs=slots))
+    block = config.cache.block_tokens or 16
+    token_bytes = shape_of(model).kv_bytes_per_token(kv_bytes_per_number(config))
+    assert config.cache.memory_gib is not None
+    blocks = int(config.cache.memory_gib * GIB) // (block * token_bytes)
+    played, requests = _requests(work, rows, block)
+    return LaneWork(
+        played, requests, len(rows) / len(requests), config, KvBlocks(blocks, block, config.cache.prefix_caching)
+    )
+
+
+def _requests(work: Work, rows: Rows, block: int) -> tuple[Rows, Requests]:
+    """In their order, with what each has in common with its neighbours in whole blocks."""
+    played, prompts, most, shared, groups = [], [], [], [], []
+    before: Counts = np.empty(0, np.int64)
+    group = NO_GROUP
+    for row, ids, allowed in _played(work, rows):
+        common = _in_common(before, ids) // block * block
+        if not common:
+            group += 1
+        elif shared:
+            shared[-1] = max(shared[-1], common)
+        played.append(row)
+        prompts.append(max(1, len(ids)))
+        most.append(allowed)
+        shared.append(common)
+        groups.append(group)
+        before = ids
+    columns = (np.array(column, np.int64) for column in (prompts, most, groups, shared))
+    return np.array(played, np.int64), Requests(*columns)
+
+
+def _in_common(one: Counts, other: Counts) -> int:
+    length = min(len(one), len(other))
+    differs = np.flatnonzero(one[:length] != other[:length])
+    return int(differs[0]) if len(differs) else length
+
+
+def _played(work: Work, rows: Rows) -> Iterator[tuple[int, Counts, int]]:
+    """Rows, their prompts and the most that each may put out, in planned order; of many rows, some stretches."""
+    every = max(1, len(rows) // MOST_PLAYED)
+    at = 0
+    for table in tables_to_order(work, rows, ["row", "sampling", "prompt_token_ids"]):
+        most = output_tokens(table["sampling"])
+        columns = (table["row"].to_pylist(), table["prompt_token_ids"], most.tolist())
+        for row, ids, allowed in zip(*columns, strict=True):
+            if at // STRETCH_ROWS % every == 0:
+                yield row, np.asarray(ids.values, np.int64), allowed
+            at += 1

@@ -1,0 +1,74 @@
+"""The first rows of a run, looked at: what all of it will take, now that this run's own speed and answers are seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+import numpy as np
+
+from flows.forecast import Basis, bases, forecast, in_words
+from flows.members import Rows
+from flows.open import Work
+from optimizer.planner.own_steps import fitted, scaled
+from serving.records import Completion, Lane, StepEvidence
+from serving.store.predictions import write_prediction
+
+LEAST_ROWS, SHARE = 48, 0.02  # of the first lane's rows, whichever is more; and of a small lane no more than a half
+SPEED_DEVIATION = 0.03  # of the rest of a run from its first rows
+LEAST_STEPS = 16
+
+
+@dataclass(slots=True)
+class Pilot:
+    """Of the first lane that a run answers; `lanes` are that one and those after it, with all that is pending."""
+
+    work: Work
+    lanes: Sequence[tuple[Lane, Rows]]
+    spent_usd: Decimal  # before the lane began
+    _output_tokens: dict[int, int] = field(default_factory=dict)
+    _taken: bool = False
+
+    def due(self, completion: Completion) -> bool:
+        """Once: when enough has finished."""
+        if self._taken:
+            return False
+        self._output_tokens[completion.row] = completion.usage.completion_tokens
+        rows = len(self.lanes[0][1])
+        self._taken = len(self._output_tokens) >= min(max(LEAST_ROWS, SHARE * rows), rows / 2)
+        return self._taken
+
+    def take(self, evidence: StepEvidence | None, start_up_s: float) -> None:
+        """Forecast the run anew, and say it; nothing where its later engines are not known here."""
+        if evidence is None or evidence.steps < LEAST_STEPS:
+            return
+        following = bases(self.work, [lane for lane, _ in self.lanes[1:]], after_another=True)
+        here = self._basis(evidence, start_up_s)
+        if here is None or following is None:
+            return
+        told = [(lane, rows, basis) for (lane, rows), basis in zip(self.lanes, [here, *following], strict=True)]
+        found = forecast(self.work, told, self.spent_usd)
+        write_prediction(self.work.run, "pilot", found)
+        self.work.progress.say(f"after {len(self._output_tokens)} rows: {in_words(found)}")
+
+    def _basis(self, evidence: StepEvidence, start_up_s: float) -> Basis | None:
+        """What was known, at the speed of now: a few rows tell how fast a machine is, not which part of a step is."""
+        known = bases(self.work, [self.lanes[0][0]])
+        if known is None:
+            return None
+        times = known[0].times
+        expected_s = times.of(evidence.totals)
+        return replace(
+            known[0],
+            times=scaled(times, evidence.seconds / expected_s) if expected_s else fitted(evidence),
+            start_up_s=start_up_s,
+            start_deviation=0.0,
+            speed_deviation=SPEED_DEVIATION,
+            finished=self._output_tokens,
+        )
+
+
+def pilot_of(work: Work, lanes: Sequence[tuple[Lane, Rows]]) -> Pilot | None:
+    """None where there is nothing to look ahead from."""
+    if work.job.engine.kind != "vllm" or not lanes or not np.any([len(rows) for _, rows in lanes]):
+        return None
+    return Pilot(work, lanes, work.run.spent_usd())

@@ -1,0 +1,179 @@
+"""`gristmill plan`: what a job will cost, before an engine is asked for anything, and what else it could cost.
+
+Admission, collapse and routing are done in the run itself, which `gristmill run` goes on with: nothing is done twice.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flows.admit import admit
+from flows.forecast import Forecast, bases, forecast, in_words
+from flows.lane import lanes_to_run
+from flows.members import Rows, done_rows, pending_rows
+from flows.open import Work
+from flows.settlement import book_the_past
+from flows.stages import collapse, route
+from flows.terminal import in_columns
+from optimizer.route import ToQuantized
+from optimizer.route import route as lane_of
+from serving.engines.open import check_engine
+from serving.records import Lane, Prediction
+from serving.store.predictions import write_prediction
+
+SLOTS = (8, 16, 32, 64, 128)  # sequences at once that are tried
+ROUTES: tuple[ToQuantized, ...] = ("none", "short", "all")
+MOST_ROWS = 100_000  # of a job whose alternatives are played through; of a larger one only the job as it stands
+
+Pending = Sequence[tuple[Lane, Rows]]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """The same job otherwise: what to set, and what it would take."""
+
+    setting: str
+    seconds: Prediction
+    usd: Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    run_id: str
+    rows_in: int
+    refused: int
+    duplicates: int  # rows that share another's answer
+    done: int
+    to_run: int
+    forecast: Forecast | None  # None: this machine has not run one of the engines yet
+    alternatives: tuple[Alternative, ...] = ()  # on this machine, the cheapest first
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join([*_rows(self), "", *_lanes(self), *_alternatives(self), *_next(self)])
+
+
+def plan(work: Work) -> Plan:
+    """Raises what `answer_work` raises before it starts an engine."""
+    for name, model in work.models.items():
+        check_engine(work.job.engine, work.job.lanes[name], model, work.adapters)
+    with work.held():
+        book_the_past(work)
+        for stage in (admit, collapse, route):
+            stage(work)
+        lanes = [(lane, pending_rows(work, lane)) for lane in lanes_to_run(work)]
+        told = plan_ahead(work, lanes)
+        admitted = work.run.stage(work.run.admitted)
+        members = work.run.stage(work.run.collapsed)
+        to_run = sum(len(rows) for _, rows in lanes)
+        rows = admitted.rows("requests")
+        return Plan(
+            run_id=work.run.run_id,
+            rows_in=rows + admitted.rows("refusals"),
+            refused=admitted.rows("refusals"),
+            duplicates=rows - members.figures["representatives"],
+            done=len(done_rows(work)),
+            to_run=to_run,
+            forecast=told,
+            alternatives=() if told is None or to_run > MOST_ROWS else tuple(_tried(work, lanes)),
+        )
+
+
+def plan_ahead(work: Work, lanes: Pending) -> Forecast | None:
+    """Forecast what is pending, and say it; a run that has answered nothing yet keeps the forecast, to be held to."""
+    basis = bases(work, [lane for lane, _ in lanes])
+    if not lanes or basis is None:
+        return None
+    told = forecast(work, [(*one, at) for one, at in zip(lanes, basis, strict=True)], work.run.spent_usd())
+    if not len(done_rows(work)):
+        write_prediction(work.run, "plan", told)
+    work.progress.say(f"expected: {in_words(told)}")
+    return told
+
+
+def _tried(work: Work, lanes: Pending) -> Iterator[Alternative]:
+    """Other routes, where nothing has been answered yet, and other numbers of sequences at once."""
+    found = [
+        *(_alternative(work, _routed(work, lanes, to), f'route.to_quantized = "{to}"', None) for to in _routes(work)),
+        *(
+            _alternative(work, lanes, f"engine.max_num_seqs = {slots}", slots)
+            for slots in SLOTS
+            if slots != work.job.engine.max_num_seqs
+        ),
+    ]
+    yield from sorted((one for one in found if one is not None), key=lambda one: one.usd.value)
+
+
+def _routes(work: Work) -> list[ToQuantized]:
+    if work.job.model.quantized is None or len(done_rows(work)):
+        return []
+    return [to for to in ROUTES if to != work.job.route.to_quantized]
+
+
+def _routed(work: Work, lanes: Pending, to: ToQuantized) -> Pending:
+    rows = np.sort(np.concatenate([rows for _, rows in lanes]))
+    chosen: dict[str, list[int]] = {name: [] for name in work.job.lanes}
+    for part in work.run.stage(work.run.admitted).tables("requests", ["row", "prompt_tokens", "adapter"]):
+        for request in part.filter(pa.array(np.isin(part["row"].to_numpy(), rows))).to_pylist():
+            rule: ToQuantized = "none" if request["adapter"] else to
+            lane = lane_of(request["prompt_tokens"], rule, work.job.route.short_prompt_tokens).lane
+            chosen[lane].append(request["row"])
+    return [(lane, np.array(chosen[name], np.int64)) for name, lane in work.job.lanes.items() if chosen[name]]
+
+
+def _alternative(work: Work, lanes: Pending, setting: str, slots: int | None) -> Alternative | None:
+    if (basis := bases(work, [lane for lane, _ in lanes])) is None:
+        return None
+    told = forecast(work, [(*one, at) for one, at in zip(lanes, basis, strict=True)], work.run.spent_usd(), slots)
+    return Alternative(setting, told.seconds, told.usd)
+
+
+def _rows(told: Plan) -> list[str]:
+    shared = f"{told.duplicates} that share another's answer"
+    done = f" + {told.done} settled already" if told.done else ""
+    return [
+        f"gristmill  {told.run_id}  planned",
+        f"  rows in     {told.rows_in:>6} = {told.to_run} to run + {shared} + {told.refused} refused{done}",
+    ]
+
+
+def _lanes(told: Plan) -> list[str]:
+    if told.forecast is None:
+        return ["  no forecast: this machine has not run these engines yet; `gristmill calibrate JOB.toml` does"]
+    heading = ("lane", "to run", "tokens to compute", "us a token", "start-up s", "engine s", "90 % of the time")
+    cells = [
+        (
+            lane.lane, str(lane.rows), f"{lane.tokens.value:.0f}", f"{lane.s_per_token.value * 1e6:.0f}",
+            f"{lane.start_up_s.value:.1f}", f"{lane.seconds.value:.1f}", _interval(lane.seconds, 1),
+        )
+        for lane in told.forecast.lanes
+    ]  # fmt: skip
+    table = in_columns([heading, *cells], [False, *[True] * (len(heading) - 1)])
+    spent = f"            ${told.forecast.spent_usd} of it is spent already" if float(told.forecast.spent_usd) else None
+    return [*(f"  {line}" for line in table), "", f"  expected  {in_words(told.forecast)}", *([spent] if spent else [])]
+
+
+def _alternatives(told: Plan) -> list[str]:
+    if told.forecast is None or not told.alternatives:
+        return []
+    here = told.forecast.usd.value
+    heading = ("otherwise, on this machine", "engine s", "usd", "90 % of the time", "cost")
+    cells = [
+        (one.setting, f"{one.seconds.value:.1f}", f"{one.usd.value:.6f}", _interval(one.usd, 6),
+         f"{one.usd.value / here:.2f}x" if here else "-")
+        for one in told.alternatives
+    ]  # fmt: skip
+    return ["", *(f"  {line}" for line in in_columns([heading, *cells], [False, True, True, True, True]))]
+
+
+def _interval(figure: Prediction, digits: int) -> str:
+    return f"{figure.low_90:.{digits}f} to {figure.high_90:.{digits}f}"
+
+
+def _next(told: Plan) -> list[str]:
+    return ["", "  next      gristmill run JOB.toml, which goes on from here"]

@@ -1,0 +1,50 @@
+"""The requests of a lane as tables: which there are, what they can use at most, and in which order they are fed."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from flows.feed_order import finished_lengths, in_order
+from flows.members import Rows
+from flows.open import Work
+from serving.records import sampling_from_json
+
+BLOCK_SLACK_TOKENS = 128  # the largest block that an engine may only half fill, for each sequence
+
+
+def requests_of(work: Work, pending: Rows, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The requests of these rows, a part of them at a time, in the order of the input."""
+    for part in work.run.stage(work.run.admitted).tables("requests", columns):
+        yield part.filter(pa.array(np.isin(part["row"].to_numpy(), pending)))
+
+
+def kv_tokens_of(work: Work, pending: Rows) -> int | None:
+    """The tokens that a KV cache has a use for: all that can run at once at full length, and every prompt once."""
+    at_once = work.job.engine.max_num_seqs
+    prompt_tokens = 0
+    longest = np.empty(0, np.int64)
+    for part in requests_of(work, pending, ["row", "prompt_tokens", "sampling"]):
+        if part["prompt_tokens"].null_count:
+            return None
+        prompts = part["prompt_tokens"].to_numpy().astype(np.int64)
+        prompt_tokens += int(prompts.sum())
+        longest = np.sort(np.concatenate([longest, prompts + output_tokens(part["sampling"])]))[-at_once:]
+    return int(longest.sum()) + prompt_tokens + BLOCK_SLACK_TOKENS * len(longest)
+
+
+def output_tokens(samplings: pa.ChunkedArray) -> Rows:
+    """The most that each may put out; a job has few different samplings, each of which is read once."""
+    few = samplings.combine_chunks().dictionary_encode()
+    each = [sampling_from_json(text) for text in few.dictionary.to_pylist()]
+    most = np.array([sampling.max_tokens * sampling.n for sampling in each], np.int64)
+    of_each: Rows = most[few.indices.to_numpy()]
+    return of_each
+
+
+def tables_to_order(work: Work, pending: Rows, columns: list[str]) -> Iterator[pa.Table]:
+    """The requests in the order that they are fed in, a few in each table."""
+    read = partial(requests_of, work)
+    slots = work.job.engine.max_num_seqs
+    return in_order(read, pending, partial(finished_lengths, work), output_tokens, slots, columns, work.run.folder)
