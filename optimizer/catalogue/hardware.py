@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One accelerator. Rates are dense peaks of its datasheet, 0 where it has no such units; memory is the usable."""
+    """One accelerator. Rates are the datasheet's dense peaks, 0 where it has no such units; sizes are usable."""
 
     name: str
     architecture: str  # "Hopper"
@@ -17,5 +17,6 @@ class Gpu:
     int8_tops: float
     fp4_tflops: float
     link_gb_s: float  # to the other GPUs of its node, one direction
-    nvlink: bool  # else the link is PCIe
+    nvlink: bool  # or another maker's fabric of that kind; else the link is PCIe
     source: str
+    verify: bool = False  # not checked against a file of the vendor's
