@@ -50,7 +50,11 @@ def lane_work(work: Work, lane: Lane, rows: Rows, slots: int | None = None) -> L
 
 def _requests(work: Work, rows: Rows, block: int) -> tuple[Rows, Requests]:
     """In their order, with what each has in common with its neighbours in whole blocks."""
-    played, prompts, most, shared, groups = [], [], [], [], []
+    played: list[int] = []
+    prompts: list[int] = []
+    most: list[int] = []
+    shared: list[int] = []
+    groups: list[int] = []
     before: Counts = np.empty(0, np.int64)
     group = NO_GROUP
     for row, ids, allowed in _played(work, rows):
