@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from optimizer.planner.workload import NO_GROUP, KvBlocks, Requests
 
 from flows.members import Rows
 from flows.open import Work
 from flows.requests import kv_tokens_of, output_tokens, tables_to_order
+from optimizer.planner.workload import NO_GROUP, KvBlocks, Requests
 from serving.engine_config import EngineConfig
 from serving.engines.machine import GIB, kv_bytes_per_number
 from serving.engines.open import settled_for

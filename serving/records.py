@@ -187,8 +187,7 @@ class StepEvidence:
 
     The parts x of a step are: the step itself (1), tokens of prompts, the tokens that these attend to, sequences that
     decode, and the tokens that those attend to. With y its seconds, the sums over steps are of x, of y, and of the
-    products x x' / y (the upper triangle, row by row): steps are weighted so that the fitted times add up to the time
-    that was taken.
+    products x x' / y (the upper triangle, row by row), so that a step weighs as much as it is long.
     """
 
     seconds: float

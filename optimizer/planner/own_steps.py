@@ -44,7 +44,7 @@ def scaled(times: StepTimes, slower: float) -> StepTimes:
 
 
 def fitted(evidence: StepEvidence) -> StepTimes:
-    """Least squares, each step weighted by 1/seconds, no part below nothing.
+    """Least squares, each step weighted by 1/seconds, no part below nothing; they add up to the time that was taken.
 
     Of every choice of parts that take time the best fit is tried, and the best one without a negative time is kept: of
     five parts there are 31 (Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23, states the problem).
@@ -52,7 +52,7 @@ def fitted(evidence: StepEvidence) -> StepTimes:
     totals, products = np.array(evidence.totals), _products(evidence)
     size = len(totals)
     scale = np.sqrt(np.maximum(np.diag(products), 1e-300))
-    best, least = np.zeros(size), math.inf
+    best, least = np.zeros(size), 0.0
     for count in range(1, size + 1):
         for parts in combinations(range(size), count):
             chosen = list(parts)
@@ -61,10 +61,12 @@ def fitted(evidence: StepEvidence) -> StepTimes:
             if (times < 0).any():
                 continue
             error = times @ products[np.ix_(chosen, chosen)] @ times - 2 * times @ totals[chosen]
-            if error < least - 1e-12 * abs(least):
+            if error < least:
                 best, least = np.zeros(size), error
                 best[chosen] = times
-    return StepTimes(*best.tolist())
+    # Weighted so, steps that are slow by chance weigh less than those that are fast by chance: the sum is set right.
+    found = StepTimes(*best.tolist())
+    return scaled(found, evidence.seconds / found.of(evidence.totals)) if best.any() else found
 
 
 def unexplained(evidence: StepEvidence, times: StepTimes) -> float:

@@ -85,7 +85,8 @@ def what_is_known(engine: Engine) -> Measured | None:
         return None
     try:
         told = json.loads(file.read_text(encoding="utf-8"))["measured"]
-        evidence = StepEvidence(*(told["evidence"][name] for name in ("seconds", "totals", "products")))
+        seen = told["evidence"]
+        evidence = StepEvidence(seen["seconds"], tuple(seen["totals"]), tuple(seen["products"]))
         lengths = {name: tuple(tuple(row) for row in rows) for name, rows in told["lengths"].items()}
         return Measured(**{**told, "evidence": evidence, "lengths": lengths, "misses": tuple(told["misses"])})
     except (OSError, ValueError, LookupError, TypeError):

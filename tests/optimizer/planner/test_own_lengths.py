@@ -15,7 +15,9 @@ SEEN = st.lists(
 )
 
 
-@given(SEEN, st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 1024)), min_size=1, max_size=40), st.integers(0, 9))
+@given(
+    SEEN, st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 1024)), min_size=1, max_size=40), st.integers(0, 9)
+)
 def test_an_answer_has_a_token_and_no_more_than_it_may(
     seen: list[tuple[int, int, int]], asked: list[tuple[int, int]], seed: int
 ) -> None:
