@@ -1,7 +1,6 @@
 """`gristmill plan` and `calibrate`: what a job will take, said before an engine runs, and held against it after."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,13 @@ SEEN = StepEvidence(10.0, TOKENS, tuple(a * b / 1000 for at, a in enumerate(TOKE
 
 
 @pytest.fixture
-def local(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def local(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A job for vLLM on the small model, in whose folder this process stands as the command will."""
     place.prompts(rows(40))
     place.job(engine='kind = "vllm"\nmax_num_seqs = 8\nmax_model_len = 512', model=str(MODEL))
     monkeypatch.chdir(place.folder)
     monkeypatch.setenv(STATE, str(place.folder / ".gristmill"))
-    yield place
+    return place
 
 
 def know(place: Place) -> None:
