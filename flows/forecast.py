@@ -12,8 +12,6 @@ from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
-from optimizer.planner.simulation import simulate
-from optimizer.planner.step_times import OverArrays
 
 from flows.lane_work import LaneWork, lane_work
 from flows.members import Rows
@@ -21,10 +19,12 @@ from flows.open import Work
 from optimizer.cost import HOUR_S, MTOK
 from optimizer.planner.own_lengths import drawn_like
 from optimizer.planner.own_steps import StepTimes, fitted
+from optimizer.planner.simulation import simulate
+from optimizer.planner.step_times import OverArrays
 from serving.engines.measured import Engine, Measured, what_is_known
 from serving.engines.open import settled_for
 from serving.models.folder import fingerprint_of
-from serving.records import Lane, Prediction
+from serving.records import Interval, Lane
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -45,17 +45,17 @@ class LaneForecast:
 
     lane: str
     rows: int
-    tokens: Prediction  # computed: of prompts, but for what the prefix cache has, and of answers
-    s_per_token: Prediction
-    start_up_s: Prediction
-    seconds: Prediction
+    tokens: Interval  # computed: of prompts, but for what the prefix cache has, and of answers
+    s_per_token: Interval
+    start_up_s: Interval
+    seconds: Interval
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
     lanes: tuple[LaneForecast, ...]
-    seconds: Prediction  # of engines, from now to the end
-    usd: Prediction  # of the whole run, with what is spent already
+    seconds: Interval  # of engines, from now to the end
+    usd: Interval  # of the whole run, with what is spent already
     spent_usd: str  # exact: what is booked already, which `usd` has in it
 
 
@@ -144,7 +144,7 @@ def _drawn(lane: LaneWork, basis: Basis, generator: np.random.Generator) -> _Dra
     start_up_s = basis.start_up_s * np.exp(generator.normal(0.0, basis.start_deviation, DRAWS))
     figures: list[tuple[float, float, float]] = []
     for _ in range(DRAWS):
-        outputs = _outputs(lane, basis, generator)
+        outputs = drawn_outputs(lane, basis, generator)
         played = replace(lane.requests, output_tokens=outputs)
         ended = simulate(played, lane.config.batching, lane.kv, OverArrays(basis.times.seconds))
         tokens = ended.prefilled_tokens + ended.generated_tokens
@@ -154,8 +154,11 @@ def _drawn(lane: LaneWork, basis: Basis, generator: np.random.Generator) -> _Dra
     return _Drawn(tokens_of, engine_s * speed, start_up_s, prompts, outputs_of)
 
 
-def _outputs(lane: LaneWork, basis: Basis, generator: np.random.Generator) -> Counts:
+def drawn_outputs(lane: LaneWork, basis: Basis | None, generator: np.random.Generator) -> Counts:
+    """Output tokens of each request; where nothing is known, a half of what it may put out, give or take."""
     most = lane.requests.output_tokens
+    if basis is None:
+        return np.maximum(1, most // 2)
     wide = 1.0 if basis.of_this_input else math.exp(generator.normal(0.0, OTHER_INPUT_DEVIATION))
     if len(basis.lengths):
         drawn = drawn_like(basis.lengths, lane.requests.prompt_tokens, most, generator)
@@ -190,6 +193,6 @@ def _forecast(work: Work, lanes: Sequence[tuple[Lane, int]], drawn: Sequence[_Dr
     return Forecast(each, _told(seconds), _told(usd + float(spent_usd)), str(spent_usd))
 
 
-def _told(draws: Floats) -> Prediction:
+def _told(draws: Floats) -> Interval:
     low, high = np.quantile(draws, [0.05, 0.95])
-    return Prediction(float(np.mean(draws)), float(low), float(high))
+    return Interval(float(np.mean(draws)), float(low), float(high))

@@ -11,8 +11,10 @@ from flows.open import Work
 from flows.requests import kv_tokens_of, output_tokens, tables_to_order
 from optimizer.planner.workload import NO_GROUP, KvBlocks, Requests
 from serving.engine_config import EngineConfig
-from serving.engines.machine import GIB, kv_bytes_per_number
+from serving.engines.fits import GPU_SHARE
+from serving.engines.machine import GIB, LEAST_KV_GIB, Machine, kv_bytes_per_number
 from serving.engines.open import settled_for
+from serving.models.folder import ModelFolder
 from serving.models.shape import shape_of
 from serving.records import Lane
 
@@ -20,6 +22,7 @@ Counts = NDArray[np.int64]
 
 MOST_PLAYED = 20_000  # rows of a lane; of more, stretches of its order stand for all
 STRETCH_ROWS = 1_000
+LARGEST_STEP_SHARE = 0.05  # of a GPU's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,30 +32,38 @@ class LaneWork:
     rows: Rows
     requests: Requests  # with the most output tokens that each allows
     stands_for: float  # rows of the lane for each of these
+    found_tokens: Counts  # of each prompt, what it has in common with the one before it
     config: EngineConfig
     kv: KvBlocks
 
 
 def lane_work(work: Work, lane: Lane, rows: Rows, slots: int | None = None) -> LaneWork:
     model = work.models[lane.name]
-    config, _ = settled_for(work.job.engine, lane, model, work.adapters, kv_tokens_of(work, rows))
+    config, machine = settled_for(work.job.engine, lane, model, work.adapters, kv_tokens_of(work, rows))
     if slots is not None:
         config = replace(config, batching=replace(config.batching, max_num_seqs=slots))
     block = config.cache.block_tokens or 16
     token_bytes = shape_of(model).kv_bytes_per_token(kv_bytes_per_number(config))
-    assert config.cache.memory_gib is not None
-    blocks = int(config.cache.memory_gib * GIB) // (block * token_bytes)
-    played, requests = _requests(work, rows, block)
-    return LaneWork(
-        played, requests, len(rows) / len(requests), config, KvBlocks(blocks, block, config.cache.prefix_caching)
-    )
+    kv = KvBlocks(int(_kv_bytes(config, machine, model) / (block * token_bytes)), block, config.cache.prefix_caching)
+    played, requests, found = _requests(work, rows, block)
+    return LaneWork(played, requests, len(rows) / len(requests), found, config, kv)
 
 
-def _requests(work: Work, rows: Rows, block: int) -> tuple[Rows, Requests]:
+def _kv_bytes(config: EngineConfig, machine: Machine, model: ModelFolder) -> float:
+    """Of one engine. On a GPU vLLM takes what the weights leave of its share, less what its largest step needs."""
+    if config.cache.memory_gib is not None:
+        return config.cache.memory_gib * GIB
+    share = config.cache.memory_share or GPU_SHARE
+    memory = min(gpu.memory_bytes for gpu in machine.gpus) * config.parallelism.ranks
+    return max(memory * (share - LARGEST_STEP_SHARE) - model.size_bytes, LEAST_KV_GIB * GIB)
+
+
+def _requests(work: Work, rows: Rows, block: int) -> tuple[Rows, Requests, Counts]:
     """In their order, with what each has in common with its neighbours in whole blocks."""
     played: list[int] = []
     prompts: list[int] = []
     most: list[int] = []
+    found: list[int] = []
     shared: list[int] = []
     groups: list[int] = []
     before: Counts = np.empty(0, np.int64)
@@ -66,11 +77,12 @@ def _requests(work: Work, rows: Rows, block: int) -> tuple[Rows, Requests]:
         played.append(row)
         prompts.append(max(1, len(ids)))
         most.append(allowed)
+        found.append(common)
         shared.append(common)
         groups.append(group)
         before = ids
     columns = (np.array(column, np.int64) for column in (prompts, most, groups, shared))
-    return np.array(played, np.int64), Requests(*columns)
+    return np.array(played, np.int64), Requests(*columns), np.array(found, np.int64)
 
 
 def _in_common(one: Counts, other: Counts) -> int:

@@ -4,13 +4,15 @@ Admission, collapse and routing are done in the run itself, which `gristmill run
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from optimizer.planner.plan import Found
 
 from flows.admit import admit
+from flows.elsewhere import elsewhere
 from flows.forecast import Forecast, bases, forecast, in_words
 from flows.lane import lanes_to_run
 from flows.members import Rows, done_rows, pending_rows
@@ -21,11 +23,12 @@ from flows.terminal import in_columns
 from optimizer.route import ToQuantized
 from optimizer.route import route as lane_of
 from serving.engines.open import check_engine
-from serving.records import Lane, Prediction
+from serving.records import Interval, Lane
 from serving.store.predictions import write_prediction
 
 SLOTS = (8, 16, 32, 64, 128)  # sequences at once that are tried
 ROUTES: tuple[ToQuantized, ...] = ("none", "short", "all")
+MOST_RENTED = 6  # of the plans on rented machines, that are shown
 MOST_ROWS = 100_000  # of a job whose alternatives are played through; of a larger one only the job as it stands
 
 Pending = Sequence[tuple[Lane, Rows]]
@@ -36,8 +39,8 @@ class Alternative:
     """The same job otherwise: what to set, and what it would take."""
 
     setting: str
-    seconds: Prediction
-    usd: Prediction
+    seconds: Interval
+    usd: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,14 @@ class Plan:
     to_run: int
     forecast: Forecast | None  # None: this machine has not run one of the engines yet
     alternatives: tuple[Alternative, ...] = ()  # on this machine, the cheapest first
+    rented: Found | None = None  # the same on machines that can be rented; None: there is no local model to look at
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        told = asdict(replace(self, rented=None))
+        return {**told, "rented": None if self.rented is None else _rented_as_json(self.rented)}
 
     def __str__(self) -> str:
-        return "\n".join([*_rows(self), "", *_lanes(self), *_alternatives(self), *_next(self)])
+        return "\n".join([*_rows(self), "", *_lanes(self), *_alternatives(self), *_rented(self), *_next(self)])
 
 
 def plan(work: Work) -> Plan:
@@ -80,6 +85,7 @@ def plan(work: Work) -> Plan:
             done=len(done_rows(work)),
             to_run=to_run,
             forecast=told,
+            rented=elsewhere(work, lanes, bases(work, [lane for lane, _ in lanes])) if lanes and work.models else None,
             alternatives=() if told is None or to_run > MOST_ROWS else tuple(_tried(work, lanes)),
         )
 
@@ -171,7 +177,35 @@ def _alternatives(told: Plan) -> list[str]:
     return ["", *(f"  {line}" for line in in_columns([heading, *cells], [False, True, True, True, True]))]
 
 
-def _interval(figure: Prediction, digits: int) -> str:
+def _rented(told: Plan) -> list[str]:
+    """The plans of which none is both cheaper and sooner done, and why the cheapest is as it is."""
+    if told.rented is None or told.rented.chosen is None:
+        return []
+    heading = ("on rented machines, full model", "usd", "90 % of the time", "done in s", "90 % of the time")
+    cells = [
+        (one.plan.name, f"{one.prediction.cost_usd.value:.4f}", _interval(one.prediction.cost_usd, 4),
+         f"{one.prediction.finish_s.value:.0f}", _interval(one.prediction.finish_s, 0))
+        for one in told.rented.pareto[:MOST_RENTED]
+    ]  # fmt: skip
+    table = in_columns([heading, *cells], [False, True, True, True, True])
+    why = [f"    {lever.name}: {lever.reason}" for lever in told.rented.levers]
+    considered = f"  {told.rented.considered} plans priced; the first because:"
+    return ["", *(f"  {line}" for line in table), considered, *why]
+
+
+def _rented_as_json(found: Found) -> dict[str, Any]:
+    told = [{"plan": one.plan.name, "cost_usd": asdict(one.prediction.cost_usd),
+             "finish_s": asdict(one.prediction.finish_s), "on_time": one.prediction.on_time}
+            for one in found.pareto]  # fmt: skip
+    return {
+        "on_time": found.on_time,
+        "plans": told,
+        "levers": [asdict(lever) for lever in found.levers],
+        "considered": found.considered,
+    }
+
+
+def _interval(figure: Interval, digits: int) -> str:
     return f"{figure.low_90:.{digits}f} to {figure.high_90:.{digits}f}"
 
 

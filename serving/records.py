@@ -236,7 +236,7 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class Interval:
     """A figure before it is known, with the interval that holds it in nine cases of ten."""
 
     value: float

@@ -11,7 +11,7 @@ from flows.progress import Silent
 from serving.config import load_job
 from serving.engines.measured import Measured, learn
 from serving.environment import STATE
-from serving.records import Prediction, StepEvidence
+from serving.records import Interval, StepEvidence
 from serving.store.predictions import read_prediction, write_prediction
 from serving.store.run import Run
 from tests.cli.command import Place, one_line, rows
@@ -108,8 +108,8 @@ def test_a_finished_job_costs_nothing_more(place: Place) -> None:
 
 
 def a_forecast(seconds: float) -> Forecast:
-    figure = Prediction(seconds, seconds / 2, seconds * 2)
-    lane = LaneForecast("full", 3, Prediction(9.0, 8.0, 10.0), figure, figure, figure)
+    figure = Interval(seconds, seconds / 2, seconds * 2)
+    lane = LaneForecast("full", 3, Interval(9.0, 8.0, 10.0), figure, figure, figure)
     return Forecast((lane,), figure, figure, "0")
 
 
