@@ -15,7 +15,7 @@ from flows.limits import Stopped, StopReason
 from flows.members import Rows, pending_rows
 from flows.open import Work, open_work
 from flows.pilot import pilot_of
-from flows.plan import plan_ahead
+from flows.plan import choose, plan_ahead
 from flows.progress import Progress
 from flows.receipt import Receipt, take_receipt
 from flows.room import check_room
@@ -61,6 +61,7 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
                 for lane, pending in lanes:
                     _do(step, answer_lane, work, lane, None, _sample(pending, sample_rows))
             else:
+                choose(work, lanes)
                 plan_ahead(work, lanes)
                 pilot = pilot_of(work, lanes)
                 for lane, _ in lanes:

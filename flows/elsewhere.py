@@ -1,7 +1,6 @@
 """What the rows that are pending would cost on machines that can be rented, by the planner's search over them all."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import numpy as np
 from optimizer.planner.job import Job, TokenCounts, Wish
@@ -10,7 +9,6 @@ from optimizer.planner.search import search
 
 from flows.forecast import Basis, drawn_outputs
 from flows.lane_work import lane_work
-from flows.limits import next_time
 from flows.members import Rows
 from flows.open import Work
 from optimizer.catalogue.catalogue import gpu, machines
@@ -42,12 +40,5 @@ def elsewhere(work: Work, lanes: Sequence[tuple[Lane, Rows]], bases: Sequence[Ba
         prompt_times_output=float(np.mean([prompts * drawn for drawn in draws])),
     )
     model = work.models["full"]
-    wish = Wish(deadline_s=_left_s(work), weights=(WEIGHTS.get(model.precision, "bf16"),))
+    wish = Wish(deadline_s=work.limits.left_s, weights=(WEIGHTS.get(model.precision, "bf16"),))
     return search(shape_of(model), job, wish, machines(), gpu)
-
-
-def _left_s(work: Work) -> float:
-    if (deadline := work.job.budget.deadline) is None:
-        return float("inf")
-    now = datetime.now().astimezone()
-    return (next_time(deadline, now) - now).total_seconds()

@@ -57,6 +57,7 @@ class Forecast:
     seconds: Interval  # of engines, from now to the end
     usd: Interval  # of the whole run, with what is spent already
     spent_usd: str  # exact: what is booked already, which `usd` has in it
+    max_num_seqs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +75,21 @@ class Basis:
 
 
 def forecast(
-    work: Work, lanes: Sequence[tuple[Lane, Rows, Basis]], spent_usd: Decimal, slots: int | None = None
+    work: Work,
+    lanes: Sequence[tuple[Lane, Rows, Basis]],
+    spent_usd: Decimal,
+    slots: int | None = None,
+    draws: int = DRAWS,
 ) -> Forecast:
     """Of these rows in these lanes, one after the other, after what is spent; `slots` is another number of sequences at
     once."""
     generators = np.random.default_rng(0).spawn(len(lanes))
     drawn = [
-        _drawn(lane_work(work, lane, rows, slots), basis, generator)
+        _drawn(lane_work(work, lane, rows, slots), basis, generator, draws)
         for (lane, rows, basis), generator in zip(lanes, generators, strict=True)
     ]
-    return _forecast(work, [(lane, len(rows)) for lane, rows, _ in lanes], drawn, spent_usd)
+    slots = slots or work.job.engine.max_num_seqs
+    return _forecast(work, [(lane, len(rows)) for lane, rows, _ in lanes], drawn, spent_usd, slots)
 
 
 def bases(work: Work, lanes: Sequence[Lane], after_another: bool = False) -> list[Basis] | None:
@@ -139,18 +145,18 @@ class _Drawn:
     output_tokens: Floats
 
 
-def _drawn(lane: LaneWork, basis: Basis, generator: np.random.Generator) -> _Drawn:
-    speed = np.exp(generator.normal(0.0, basis.speed_deviation, DRAWS))
-    start_up_s = basis.start_up_s * np.exp(generator.normal(0.0, basis.start_deviation, DRAWS))
+def _drawn(lane: LaneWork, basis: Basis, generator: np.random.Generator, draws: int) -> _Drawn:
+    speed = np.exp(generator.normal(0.0, basis.speed_deviation, draws))
+    start_up_s = basis.start_up_s * np.exp(generator.normal(0.0, basis.start_deviation, draws))
     figures: list[tuple[float, float, float]] = []
-    for _ in range(DRAWS):
+    for _ in range(draws):
         outputs = drawn_outputs(lane, basis, generator)
         played = replace(lane.requests, output_tokens=outputs)
         ended = simulate(played, lane.config.batching, lane.kv, OverArrays(basis.times.seconds))
         tokens = ended.prefilled_tokens + ended.generated_tokens
         figures.append((float(tokens), ended.makespan_s * basis.beside, float(outputs.sum())))
     tokens_of, engine_s, outputs_of = (np.array(column) * lane.stands_for for column in zip(*figures, strict=True))
-    prompts = np.full(DRAWS, float(lane.requests.prompt_tokens.sum()) * lane.stands_for)
+    prompts = np.full(draws, float(lane.requests.prompt_tokens.sum()) * lane.stands_for)
     return _Drawn(tokens_of, engine_s * speed, start_up_s, prompts, outputs_of)
 
 
@@ -190,7 +196,7 @@ def _forecast(work: Work, lanes: Sequence[tuple[Lane, int]], drawn: Sequence[_Dr
         prompts = np.sum([one.prompt_tokens for one in drawn], axis=0)
         outputs = np.sum([one.output_tokens for one in drawn], axis=0)
         usd = prompts * float(price.input_usd_per_mtok / MTOK) + outputs * float(price.output_usd_per_mtok / MTOK)
-    return Forecast(each, _told(seconds), _told(usd + float(spent_usd)), str(spent_usd))
+    return Forecast(each, _told(seconds), _told(usd + float(spent_usd)), str(spent_usd), slots)
 
 
 def _told(draws: Floats) -> Interval:

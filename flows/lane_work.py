@@ -39,7 +39,7 @@ class LaneWork:
 
 def lane_work(work: Work, lane: Lane, rows: Rows, slots: int | None = None) -> LaneWork:
     model = work.models[lane.name]
-    config, machine = settled_for(work.job.engine, lane, model, work.adapters, kv_tokens_of(work, rows))
+    config, machine = settled_for(work.job.engine, lane, model, work.adapters, kv_tokens_of(work, rows, slots))
     if slots is not None:
         config = replace(config, batching=replace(config.batching, max_num_seqs=slots))
     block = config.cache.block_tokens or 16

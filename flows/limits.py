@@ -48,7 +48,7 @@ class Limits:
         self._unfinished: set[int] = set()  # rows in flight, of which the true cost is not known yet
         self._budget_usd = budget.usd
         self._price = price
-        self._deadline = None if budget.deadline is None else next_time(budget.deadline, datetime.now().astimezone())
+        self._deadline = None if budget.deadline is None else _next(budget.deadline, datetime.now().astimezone())
         self._running_since: float | None = None
 
     def start_clock(self) -> None:
@@ -109,6 +109,13 @@ class Limits:
         return Room.NOW
 
     @property
+    def left_s(self) -> float:
+        """Until the deadline."""
+        if self._deadline is None:
+            return float("inf")
+        return max(0.0, (self._deadline - datetime.now().astimezone()).total_seconds())
+
+    @property
     def running_s(self) -> float:
         """Engine time since the last span was noted."""
         return 0.0 if self._running_since is None else time.monotonic() - self._running_since
@@ -143,7 +150,7 @@ class Limits:
         return usd + usd_of_time(self._price, MARGIN_S) > self._budget_usd
 
 
-def next_time(time_of_day: str, now: datetime) -> datetime:
+def _next(time_of_day: str, now: datetime) -> datetime:
     """The next moment when the clock shows `time_of_day` (HH:MM, local)."""
     hour, minute = time_of_day.split(":")
     today = now.replace(hour=int(hour), minute=int(minute), second=0, microsecond=0)

@@ -13,7 +13,7 @@ from optimizer.planner.plan import Found
 
 from flows.admit import admit
 from flows.elsewhere import elsewhere
-from flows.forecast import Forecast, bases, forecast, in_words
+from flows.forecast import Basis, Forecast, bases, forecast, in_words
 from flows.lane import lanes_to_run
 from flows.members import Rows, done_rows, pending_rows
 from flows.open import Work
@@ -28,6 +28,8 @@ from serving.store.predictions import write_prediction
 
 SLOTS = (8, 16, 32, 64, 128)  # sequences at once that are tried
 ROUTES: tuple[ToQuantized, ...] = ("none", "short", "all")
+FEW_DRAWS = 6  # of what is only compared
+LEAST_GAIN = 0.02  # of the cost, for which another setting than the usual one is taken
 MOST_RENTED = 6  # of the plans on rented machines, that are shown
 MOST_ROWS = 100_000  # of a job whose alternatives are played through; of a larger one only the job as it stands
 
@@ -72,6 +74,7 @@ def plan(work: Work) -> Plan:
         for stage in (admit, collapse, route):
             stage(work)
         lanes = [(lane, pending_rows(work, lane)) for lane in lanes_to_run(work)]
+        choose(work, lanes)
         told = plan_ahead(work, lanes)
         admitted = work.run.stage(work.run.admitted)
         members = work.run.stage(work.run.collapsed)
@@ -90,16 +93,41 @@ def plan(work: Work) -> Plan:
         )
 
 
+def choose(work: Work, lanes: Pending) -> None:
+    """What the job leaves open is settled: how many sequences run at once, by what costs least of what is in time."""
+    basis = bases(work, [lane for lane, _ in lanes])
+    if "max_num_seqs" in work.job.engine.model_fields_set or not lanes or basis is None:
+        return
+    stated = work.job.engine.max_num_seqs
+    tried = {
+        slots: forecast(work, _with(lanes, basis), work.run.spent_usd(), slots, FEW_DRAWS)
+        for slots in sorted({stated, *SLOTS})
+    }
+    left_s = work.limits.left_s
+    in_time = {slots: told for slots, told in tried.items() if told.seconds.high_90 <= left_s}
+    best = min(in_time or tried, key=lambda slots: tried[slots].usd.value if in_time else tried[slots].seconds.value)
+    gain = tried[best].usd.value / tried[stated].usd.value if tried[stated].usd.value else 1.0
+    if best == stated or (stated in in_time and gain > 1 - LEAST_GAIN):
+        return
+    engine = work.job.engine.model_copy(update={"max_num_seqs": best})
+    work.job = work.job.model_copy(update={"engine": engine})
+    work.progress.say(f"engine.max_num_seqs = {best} is chosen: {gain:.2f} times the cost of {stated}")
+
+
 def plan_ahead(work: Work, lanes: Pending) -> Forecast | None:
     """Forecast what is pending, and say it; a run that has answered nothing yet keeps the forecast, to be held to."""
     basis = bases(work, [lane for lane, _ in lanes])
     if not lanes or basis is None:
         return None
-    told = forecast(work, [(*one, at) for one, at in zip(lanes, basis, strict=True)], work.run.spent_usd())
+    told = forecast(work, _with(lanes, basis), work.run.spent_usd())
     if not len(done_rows(work)):
         write_prediction(work.run, "plan", told)
     work.progress.say(f"expected: {in_words(told)}")
     return told
+
+
+def _with(lanes: Pending, basis: Sequence[Basis]) -> list[tuple[Lane, Rows, Basis]]:
+    return [(lane, rows, at) for (lane, rows), at in zip(lanes, basis, strict=True)]
 
 
 def _tried(work: Work, lanes: Pending) -> Iterator[Alternative]:
@@ -135,7 +163,7 @@ def _routed(work: Work, lanes: Pending, to: ToQuantized) -> Pending:
 def _alternative(work: Work, lanes: Pending, setting: str, slots: int | None) -> Alternative | None:
     if (basis := bases(work, [lane for lane, _ in lanes])) is None:
         return None
-    told = forecast(work, [(*one, at) for one, at in zip(lanes, basis, strict=True)], work.run.spent_usd(), slots)
+    told = forecast(work, _with(lanes, basis), work.run.spent_usd(), slots, FEW_DRAWS)
     return Alternative(setting, told.seconds, told.usd)
 
 
@@ -161,7 +189,14 @@ def _lanes(told: Plan) -> list[str]:
     ]  # fmt: skip
     table = in_columns([heading, *cells], [False, *[True] * (len(heading) - 1)])
     spent = f"            ${told.forecast.spent_usd} of it is spent already" if float(told.forecast.spent_usd) else None
-    return [*(f"  {line}" for line in table), "", f"  expected  {in_words(told.forecast)}", *([spent] if spent else [])]
+    at_once = f"  {told.forecast.max_num_seqs} sequences at once"
+    return [
+        *(f"  {line}" for line in table),
+        at_once,
+        "",
+        f"  expected  {in_words(told.forecast)}",
+        *([spent] if spent else []),
+    ]
 
 
 def _alternatives(told: Plan) -> list[str]:

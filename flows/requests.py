@@ -20,9 +20,9 @@ def requests_of(work: Work, pending: Rows, columns: list[str] | None = None) -> 
         yield part.filter(pa.array(np.isin(part["row"].to_numpy(), pending)))
 
 
-def kv_tokens_of(work: Work, pending: Rows) -> int | None:
+def kv_tokens_of(work: Work, pending: Rows, slots: int | None = None) -> int | None:
     """The tokens that a KV cache has a use for: all that can run at once at full length, and every prompt once."""
-    at_once = work.job.engine.max_num_seqs
+    at_once = slots or work.job.engine.max_num_seqs
     prompt_tokens = 0
     longest = np.empty(0, np.int64)
     for part in requests_of(work, pending, ["row", "prompt_tokens", "sampling"]):

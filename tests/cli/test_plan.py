@@ -82,6 +82,16 @@ def test_other_settings_are_told_with_what_they_would_cost(local: Place) -> None
     }
 
 
+def test_how_much_runs_at_once_is_chosen_where_the_job_leaves_it_open(local: Place) -> None:
+    local.prompts(rows(300))
+    local.job(engine='kind = "vllm"\nmax_model_len = 512', model=str(MODEL))
+    know(local)
+    told = json.loads(local.gristmill("plan", "job.toml", "--json").out)
+    # A step costs as much as its prompts in all, so fewer and fuller steps cost less.
+    assert told["forecast"]["max_num_seqs"] == 128
+    assert told["forecast"]["usd"]["value"] < min(one["usd"]["value"] for one in told["alternatives"])
+
+
 def test_the_forecast_is_kept_with_the_run_and_sealed(local: Place) -> None:
     know(local)
     local.gristmill("plan", "job.toml")

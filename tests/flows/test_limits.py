@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from flows.limits import Limits, Room, StopReason, next_time
+from flows.limits import Limits, Room, StopReason, _next
 from serving.config import BudgetSection
 from serving.records import Price
 
@@ -23,7 +23,7 @@ NOON = datetime(2026, 11, 23, 12, 0).astimezone()
     ],
 )
 def test_a_deadline_is_the_next_moment_that_shows_it(time_of_day: str, expected: datetime) -> None:
-    assert next_time(time_of_day, NOON) == expected
+    assert _next(time_of_day, NOON) == expected
 
 
 def test_a_deadline_that_has_come_stops_the_run() -> None:
