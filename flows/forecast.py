@@ -177,7 +177,9 @@ def drawn_outputs(lane: LaneWork, basis: Basis | None, generator: np.random.Gene
     return outputs
 
 
-def _forecast(work: Work, lanes: Sequence[tuple[Lane, int]], drawn: Sequence[_Drawn], spent_usd: Decimal) -> Forecast:
+def _forecast(
+    work: Work, lanes: Sequence[tuple[Lane, int]], drawn: Sequence[_Drawn], spent_usd: Decimal, slots: int
+) -> Forecast:
     each = tuple(
         LaneForecast(
             lane.name, rows, _told(one.tokens), _told(one.engine_s / one.tokens), _told(one.start_up_s),
