@@ -252,7 +252,7 @@ def line(fold: str, part: str, logs: Numbers) -> dict[str, object]:
     size = 100 * np.abs(errors)
     mape, median, p90, bias = size.mean(), np.median(size), np.quantile(size, 0.9), 100 * errors.mean()
     print(
-        f"{fold:10} {part:70} n {len(logs):5d}  MAPE {mape:5.1f}  median {median:5.1f}  p90 {p90:5.1f}  bias {bias:+5.1f}"
+        f"{fold:10} {part:66} n {len(logs):5d}  MAPE {mape:5.1f}  median {median:5.1f}  p90 {p90:5.1f}  bias {bias:+5.1f}"
     )
     return {
         "fold": fold, "part": part, "n": len(logs), "mape": round(mape, 2), "median": round(float(median), 2),
