@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 HERE = Path("optimizer/planner")
-HEAD = """# Written by bench/planner_tables.py. vLLM's kernels as AIConfigurator measured them (ai-dynamo/aiconfigurator,
-# Apache-2.0).
+HEAD = """# Written by bench/planner_tables.py. vLLM's kernels as AIConfigurator measured them
+# (ai-dynamo/aiconfigurator, Apache-2.0).
 """
 ROWS = [2**power for power in range(15)]  # 1 … 16384
 MESSAGES = [2**power for power in range(8, 31, 2)]  # bytes, 256 … 2^30

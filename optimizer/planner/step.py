@@ -118,8 +118,8 @@ class StepCost:
         """Of a step with these tokens of prompts and these sequences that decode one token each.
 
         `prefill_attended` sums, over the prompts' tokens of the step, how many tokens each attends to: c * (x + c/2)
-        for a chunk of c after x. `decode_context_tokens` sums the lengths of the sequences that decode. Rows are `sampled`
-        from for each of those, unless told.
+        for a chunk of c after x. `decode_context_tokens` sums the lengths of the sequences that decode. As many rows
+        as those are `sampled` from, unless told.
         """
         k = self.constants
         prefill = np.asarray(prefill_tokens, dtype=np.float64)
