@@ -1,6 +1,6 @@
 """How far the planner is off on rows that others measured: in sample, and with whole GPUs or models left out.
 
-    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit] [--folds sample,gpu,model]
+    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit] [--folds sample,gpu,model,source]
 
 Each fold is fitted anew without the rows it is tested on. Counted are throughputs, closed-loop rates (from pairs of
 TTFT and TPOT by Little's law) and times per token; never times to first token, which are queueing where a batch is
@@ -37,6 +37,9 @@ PACKAGE = Path("optimizer/planner")
 COUNTED = {"output_tokens_per_s", "total_tokens_per_s", "closed_rate", "token_s", "requests_per_s"}
 FITTED = COUNTED | {"request_s"}
 MODEL_FOLDS = 8
+FAMILIES = ("AIConfigurator silicon_sample.csv (NVIDIA", "AIConfigurator silicon_sample.csv (Semi", "Argonne", "BLIS")
+FAMILIES += ("MLPerf", "NVIDIA TensorRT-LLM docs perf (static", "Qwen")
+FAMILIES += ("NVIDIA TensorRT-LLM docs perf-overview", "NVIDIA TensorRT-LLM docs developer")
 SHORTLISTS, SHORTLIST = 4000, 8
 MLPERF_WEIGHT = 0.3  # their input lengths are means of a data set, or assumed
 
@@ -52,7 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="How far the planner is off on rows that others measured.")
     parser.add_argument("rows", type=Path, nargs="?", default=ROWS)
     parser.add_argument("--fit", action="store_true", help="write the shipped constants and bounds")
-    parser.add_argument("--folds", default="sample,gpu,model")
+    parser.add_argument("--folds", default="sample,gpu,model,source")
     parser.add_argument("--detail", action="store_true", help="tables by source, GPU, model and version")
     options = parser.parse_args()
     cases, unanswered = read(options.rows)
@@ -151,6 +154,8 @@ class Bench:
         names = self.column(kind) if kind != "model" else np.array([base_name(case) for case in self.cases])
         distinct = sorted(set(names))
         folds = [{name} for name in distinct]
+        if kind == "source":
+            folds = [{name for name in distinct if name.startswith(first)} for first in FAMILIES]
         if kind == "model":
             folds = [set(distinct[start::MODEL_FOLDS]) for start in range(MODEL_FOLDS)]
         logs = np.full(len(self.cases), np.nan)
@@ -186,7 +191,7 @@ class Bench:
         return [stratum_of(case.question, float(over)) for case, over in zip(self.cases, self.saturation, strict=True)]
 
     def bounds(self, predicted: dict[str, Numbers]) -> dict[Stratum, Bounds]:
-        gpu, model = predicted.get("gpu", predicted["sample"]), predicted.get("model", predicted["sample"])
+        gpu, model, source = (predicted.get(fold, predicted["sample"]) for fold in ("gpu", "model", "source"))
         strata = np.array([stratum.value for stratum in self.strata()])
         vllm_dense = np.isin(strata, [Stratum.SEEN.value, Stratum.UNSEEN.value])
         pools = {
@@ -194,6 +199,7 @@ class Bench:
             Stratum.UNSEEN: gpu[vllm_dense & self.counted],
             Stratum.MOE: model[(strata == Stratum.MOE.value) & self.counted],
             Stratum.SATURATED: model[(strata == Stratum.SATURATED.value) & self.counted],
+            Stratum.OFFLINE: source[vllm_dense & self.counted],
             Stratum.OTHER_ENGINE: model[(strata == Stratum.OTHER_ENGINE.value) & self.counted],
         }
         found = {}

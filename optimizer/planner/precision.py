@@ -12,6 +12,7 @@ from optimizer.catalogue.hardware import Gpu
 Kernel = Literal["bfloat16", "fp8", "fp8_block", "nvfp4"]
 # Scales and zero points included: groups of 128 in INT4, blocks of 32 (MXFP4) and 16 (NVFP4) with one byte each.
 INT4_BYTES, MXFP4_BYTES, NVFP4_BYTES = 0.53, 0.53125, 0.5625
+INT8_COMPUTE, INT8_READ = 0.75, 0.9  # of what 16-bit products reach: activations are narrowed before each of them
 UNPACKING = 0.85  # of the 16-bit rate, where weights are widened on the way into the product (Marlin)
 UNPACKING_READ = 0.85  # of the bandwidth that a 16-bit product reaches: smaller tiles, more of them
 UNPACKING_OLD = 0.5  # before Ampere there is no Marlin
@@ -82,7 +83,9 @@ def _scheme(name: str, gpu: Gpu) -> Scheme:
     if "int8" in name or "w8a8" in name or "smoothquant" in name:
         if gpu.int8_tops <= gpu.bf16_tflops:
             return _widened("int8 weights", 1.0, gpu)  # V100 has no such units, B300 nearly none
-        return Scheme("int8", 1.0, gpu.int8_tops * 1e12, "fp8" if gpu.fp8_tflops else "bfloat16")
+        if gpu.fp8_tflops:
+            return Scheme("int8", 1.0, gpu.int8_tops * 1e12, "fp8")
+        return Scheme("int8", 1.0, gpu.int8_tops * 1e12, "bfloat16", INT8_COMPUTE, INT8_READ)
     if "fp8" in name or "f8" in name:
         if not gpu.fp8_tflops:
             return _widened("fp8 weights", 1.0, gpu)

@@ -108,7 +108,9 @@ def question_of(row: Row) -> Question:
         shape = replace(shape, window=0, windowed_layers=0)  # it keeps and reads all of the context
     static = row.get("tier") == "C-trtllm-static" or (load == "static" and "tensorrt" in row["engine"].lower())
     served = load in {"open", "closed"}
-    defaults = defaults_of(row["engine"], row.get("engine_version", ""), gpu, offline=not served, static=static)
+    defaults = defaults_of(
+        row["engine"], row.get("engine_version", ""), gpu, shape.max_model_len, offline=not served, static=static
+    )
     defaults = _as_noted(defaults, row.get("notes", ""), concurrency)
     try:
         schemes = precisions(weight_dtype, gpu)
@@ -122,7 +124,7 @@ def question_of(row: Row) -> Question:
         f"engine:{defaults.engine}",
         f"version:{defaults.era}",
         f"release:{defaults.engine} {release[0]}.{release[1]}" if release else f"release:{defaults.engine}",
-        f"load:{defaults.engine} {'served' if served else 'offline'}",
+        f"load:{defaults.era} {'served' if served else 'offline'}",
         f"architecture:{gpu.architecture}",
         f"gpu:{gpu.name}",
         f"weights:{defaults.engine} {weights}",
