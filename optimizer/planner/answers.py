@@ -23,22 +23,29 @@ FIRST_WAVE = 0.1
 MEAN_OF_WAVE = 0.6  # of the time that a wave's prompts take, when the average one of them is answered
 P99_OVER_MEAN = 1.6
 UNBOUNDED = 1e9  # requests
+BLOCK_TOKENS = 16
+LEAST_STEP_TOKENS = 2048
 MEMORY_QUANTITIES = ("kv_blocks", "kv_tokens", "kv_gib")
 
 
 @cache
 def memory_for(plan: Plan, defaults: Defaults) -> Memory:
-    return memory_of(
-        plan.shape,
-        plan.gpu,
-        plan.split,
-        plan.weight_dtype,
-        plan.kv_dtype,
-        utilization=defaults.utilization,
-        of_free=defaults.of_free,
-        max_num_batched_tokens=defaults.max_num_batched_tokens,
-        max_num_seqs=defaults.max_num_seqs,
-    )
+    def held(step_tokens: int) -> Memory:
+        return memory_of(
+            plan.shape,
+            plan.gpu,
+            plan.split,
+            plan.weight_dtype,
+            plan.kv_dtype,
+            utilization=defaults.utilization,
+            of_free=defaults.of_free,
+            max_num_batched_tokens=step_tokens,
+            max_num_seqs=defaults.max_num_seqs,
+        )
+
+    usual = held(defaults.max_num_batched_tokens)
+    # Who finds no room with the default step takes a smaller one.
+    return usual if usual.fits else held(min(LEAST_STEP_TOKENS, defaults.max_num_batched_tokens))
 
 
 @cache
@@ -106,10 +113,14 @@ class _Part:
             column(lambda q: q.lengths.output_squared),
             column(lambda q: q.lengths.input_output),
         )
-        held = [one.tokens_held(q.lengths.held) for one, q in zip(memory, questions, strict=True)]
+        # What was measured did run: one sequence fits, whatever the memory model says (`fits_memory` tells that).
+        held = [
+            np.maximum(one.tokens_held(q.lengths.held), q.lengths.input + q.lengths.output + 2 * BLOCK_TOKENS)
+            for one, q in zip(memory, questions, strict=True)
+        ]
         scheduling = Scheduling(
             column(lambda q: min(q.concurrency, q.defaults.max_num_seqs)) * (lanes if load == "offline" else 1.0),
-            column(lambda q: q.defaults.max_num_batched_tokens) * lanes,
+            column(lambda q: q.defaults.max_num_batched_tokens * q.plan.split.pipeline) * lanes,
             np.array(held, dtype=np.float64) * lanes,
             column(lambda q: q.defaults.mixed),
             column(lambda q: q.defaults.reserves_output),

@@ -46,6 +46,7 @@ MLPERF_INPUT = {"llama3.1-405b": 9400, "deepseek-r1": 800, "llama3.1-8b": 778, "
 MLPERF_METRICS = {"mlperf_offline_tokens_per_s", "offline_job_makespan"}
 MLPERF_REQUESTS = 1e5  # at least ten minutes
 MLPERF_VARIATION = 0.7  # of output lengths
+TRTLLM_REQUESTS = 3000  # the usual number of its own tables
 OFFLINE_REQUESTS = 1000  # where a row tells of none: vLLM's own benchmark's default
 UNEVEN_VARIATION = 0.8  # of output lengths whose mean is no whole number, that is, of real answers
 
@@ -133,8 +134,8 @@ def question_of(row: Row) -> Question:
     # Old kernels read a KV head once for each of the query heads that share it.
     if defaults.era == "vllm-v0" and number == "fp8":
         groups.append(f"attention:vllm-v0 fp8 {gpu.architecture}")
-    if defaults.era == "trtllm-static" and grouped:
-        groups.append("attention:trtllm-static grouped")
+    elif defaults.era in {"vllm-v0", "trtllm-static"} and grouped:
+        groups.append(f"attention:{defaults.era} grouped")
     guessed, draft = _speculation(row)
     if per_gpu:
         scale /= num_gpus
@@ -210,7 +211,8 @@ def _requests_in_notes(row: Row) -> float:
     listed = dict(re.findall(r"(\d+/\d+):(\d+)", row.get("notes", "")))
     wanted = listed.get(f"{row.get('isl', '')}/{row.get('osl', '')}")
     found = re.search(r"num_prompts[= ]+(\d+)", row.get("notes", ""))
-    return float(wanted or (found[1] if found else OFFLINE_REQUESTS))
+    usual = TRTLLM_REQUESTS if "tensorrt" in row["engine"].lower() else OFFLINE_REQUESTS
+    return float(wanted or (found[1] if found else usual))
 
 
 def _lengths(row: Row, load: str) -> Lengths:
