@@ -3,7 +3,7 @@
 from flows.drift import Drift
 from flows.room import NoRoom
 from flows.schedule import NoServer
-from optimizer.prices import UnknownPrice
+from optimizer.catalogue.machines import UnknownPrice
 from serving.config import BadJob
 from serving.engines.http import BadKey, ServerRefuses
 from serving.engines.machine import CannotRun

@@ -14,7 +14,7 @@ from typing import Any
 
 from flows.limits import Limits, StopReason
 from flows.progress import Progress
-from optimizer.prices import price_of_hardware
+from optimizer.catalogue.catalogue import price_of_hardware
 from serving.config import BadJob, Job
 from serving.engine_config import NO_ADAPTERS, Adapters
 from serving.intake.admit import POLICY_VERSION

@@ -101,8 +101,8 @@ class EngineConfig:
 class ModelShape:
     """What a model's config.json says of its size, as far as engines and costs depend on it.
 
-    Widths are counts of numbers. A mixture of experts has `experts` of them in every layer but the first
-    `dense_layers`; each token passes `experts_per_token`, and one more of width `shared_intermediate` where that is set.
+    Widths are counts of numbers. A mixture of experts has `experts` of them in every layer but `dense_layers` of them;
+    each token passes `experts_per_token`, and one more of width `shared_intermediate` where that is set.
     Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434) is told by `kv_lora_rank`; `head_dim` is then of what a
     query and a key have beside their position.
     """

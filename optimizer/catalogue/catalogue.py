@@ -1,4 +1,4 @@
-"""What the planner knows by name: GPUs and models; the shipped tables, and over them a user's own."""
+"""What the planner knows by name: GPUs, models, machines; the shipped tables, and over them a user's own."""
 
 import tomllib
 from collections.abc import Mapping
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from optimizer.catalogue.hardware import Gpu
+from optimizer.catalogue.machines import PricedMachine, machine_of, newest, price_among
 from optimizer.catalogue.names import UnknownName, by_key, gpu_key, model_key, nearest, quantization_in
 from serving.engine_config import ModelShape
+from serving.records import Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,30 @@ class Catalogue:
         except (TypeError, LookupError) as error:
             raise BadCatalogue(f"[models.{known!r}]: {error}") from None
 
+    def machines(self) -> tuple[PricedMachine, ...]:
+        """What can be rented, each at its newest price."""
+        return tuple(machine for machine in newest(self.prices) if machine.offered)
+
+    def price_of_hardware(self, asked: str) -> Price:
+        """`asked` is a machine's name, and where that is not enough its region and kind: "name@region spot".
+
+        Raises:
+            UnknownPrice: no machine has that name, or it costs differently by region.
+        """
+        return price_among(self.prices, asked)
+
+    @cached_property
+    def prices(self) -> tuple[PricedMachine, ...]:
+        """Every row of the price lists, old ones and figures of the market as well."""
+        ours = _shipped("prices.toml")
+        sources = {**ours["sources"], **self.own.get("sources", {})}
+        rows, own = ours["machines"], self.own.get("machines", [])
+        named = {_offer(row) for row in own}
+        try:
+            return tuple(machine_of(row, sources) for row in [*(r for r in rows if _offer(r) not in named), *own])
+        except (TypeError, LookupError, ArithmeticError) as error:
+            raise BadCatalogue(f"machines: {error}") from None
+
     @property
     def gpu_names(self) -> tuple[str, ...]:
         return tuple(self._gpus)
@@ -100,6 +126,11 @@ def _unknown(kind: str, name: str, key: str, names: Mapping[str, str], table: st
     )
 
 
+def _offer(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a row of the user's own replaces, whatever the date of ours."""
+    return row.get("name"), row.get("region"), row.get("spot", False)
+
+
 @cache
 def shipped() -> Catalogue:
     return Catalogue.load()
@@ -113,3 +144,12 @@ def gpu(name: str) -> Gpu:
 def model(name: str) -> NamedModel:
     """Raises UnknownName."""
     return shipped().model(name)
+
+
+def machines() -> tuple[PricedMachine, ...]:
+    return shipped().machines()
+
+
+def price_of_hardware(asked: str) -> Price:
+    """Raises UnknownPrice."""
+    return shipped().price_of_hardware(asked)
