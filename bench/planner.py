@@ -1,6 +1,6 @@
 """How far the planner is off on rows that others measured: in sample, and with whole GPUs or models left out.
 
-    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit] [--folds sample,gpu,model,source]
+    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit] [--folds sample,cell,gpu,model,source]
 
 Each fold is fitted anew without the rows it is tested on. Counted are throughputs, closed-loop rates (from pairs of
 TTFT and TPOT by Little's law) and times per token; never times to first token, which are queueing where a batch is
@@ -36,7 +36,7 @@ RESULTS = Path("bench/results/planner.csv")
 PACKAGE = Path("optimizer/planner")
 COUNTED = {"output_tokens_per_s", "total_tokens_per_s", "closed_rate", "token_s", "requests_per_s"}
 FITTED = COUNTED | {"request_s"}
-MODEL_FOLDS = 8
+FOLDS = 8  # of models, and of cells of a GPU and a model
 FAMILIES = ("AIConfigurator silicon_sample.csv (NVIDIA", "AIConfigurator silicon_sample.csv (Semi", "Argonne", "BLIS")
 FAMILIES += ("MLPerf", "NVIDIA TensorRT-LLM docs perf (static", "Qwen")
 FAMILIES += ("NVIDIA TensorRT-LLM docs perf-overview", "NVIDIA TensorRT-LLM docs developer")
@@ -55,7 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="How far the planner is off on rows that others measured.")
     parser.add_argument("rows", type=Path, nargs="?", default=ROWS)
     parser.add_argument("--fit", action="store_true", help="write the shipped constants and bounds")
-    parser.add_argument("--folds", default="sample,gpu,model,source")
+    parser.add_argument("--folds", default="sample,cell,gpu,model,source")
     parser.add_argument("--detail", action="store_true", help="tables by source, GPU, model and version")
     options = parser.parse_args()
     cases, unanswered = read(options.rows)
@@ -66,7 +66,7 @@ def main() -> int:
     whole = bench.fitted(np.ones(len(cases), dtype=bool))
     predicted = {"sample": bench.logs_of(whole)}
     for fold in [name for name in options.folds.split(",") if name != "sample"]:
-        predicted[fold] = bench.left_out(fold)
+        predicted[fold] = bench.left_out(fold, whole)
     if options.fit:
         bench.write(whole, predicted, options.rows.name)
     summary = []
@@ -129,6 +129,10 @@ class Bench:
     def column(self, name: str) -> NDArray[np.str_]:
         if name == "gpu":
             return np.array([case.question.plan.gpu.name for case in self.cases])
+        if name == "model":
+            return np.array([base_name(case) for case in self.cases])
+        if name == "cell":
+            return np.array([f"{base_name(case)} on {case.question.plan.gpu.name}" for case in self.cases])
         return np.array([case.row[name] for case in self.cases])
 
     def logs_of(self, calibration: Calibration) -> Numbers:
@@ -149,17 +153,16 @@ class Bench:
             start,
         )
 
-    def left_out(self, kind: str) -> Numbers:
-        """log(measured / predicted) of every case by a fit that saw neither its GPU (model)."""
-        names = self.column(kind) if kind != "model" else np.array([base_name(case) for case in self.cases])
+    def left_out(self, kind: str, whole: Calibration) -> Numbers:
+        """log(measured / predicted) of every case by a fit that never saw its GPU, model, source, or cell of two."""
+        names = self.column(kind)
         distinct = sorted(set(names))
         folds = [{name} for name in distinct]
         if kind == "source":
             folds = [{name for name in distinct if name.startswith(first)} for first in FAMILIES]
-        if kind == "model":
-            folds = [set(distinct[start::MODEL_FOLDS]) for start in range(MODEL_FOLDS)]
+        if kind in {"model", "cell"}:
+            folds = [set(distinct[start::FOLDS]) for start in range(FOLDS)]
         logs = np.full(len(self.cases), np.nan)
-        whole = self.fitted(np.ones(len(self.cases), dtype=bool))
         for fold in folds:
             test = np.isin(names, sorted(fold))
             seen = {group for each, out in zip(self.groups, test, strict=True) if not out for group in each}
@@ -176,7 +179,7 @@ class Bench:
             inside = ", ".join(f"{name} = {known[name]:.4f}" for name in NAMES if name in known)
             lines.append(f'deviation."{group}" = {{ {inside} }}')
         (PACKAGE / "constants.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        gpus = sorted(set(self.column("gpu")))
+        gpus = sorted({str(name) for name in self.column("gpu")})
         bounds = self.bounds(predicted)
         lines = [
             f"# Written by `python bench/planner.py --fit` from {rows}: factors that hold 90 % of left-out rows.",
@@ -191,16 +194,16 @@ class Bench:
         return [stratum_of(case.question, float(over)) for case, over in zip(self.cases, self.saturation, strict=True)]
 
     def bounds(self, predicted: dict[str, Numbers]) -> dict[Stratum, Bounds]:
-        gpu, model, source = (predicted.get(fold, predicted["sample"]) for fold in ("gpu", "model", "source"))
+        gpu, cell, source = (predicted.get(fold, predicted["sample"]) for fold in ("gpu", "cell", "source"))
         strata = np.array([stratum.value for stratum in self.strata()])
         vllm_dense = np.isin(strata, [Stratum.SEEN.value, Stratum.UNSEEN.value])
         pools = {
-            Stratum.SEEN: model[vllm_dense & self.counted],
+            Stratum.SEEN: cell[vllm_dense & self.counted],
             Stratum.UNSEEN: gpu[vllm_dense & self.counted],
-            Stratum.MOE: model[(strata == Stratum.MOE.value) & self.counted],
-            Stratum.SATURATED: model[(strata == Stratum.SATURATED.value) & self.counted],
+            Stratum.MOE: cell[(strata == Stratum.MOE.value) & self.counted],
+            Stratum.SATURATED: cell[(strata == Stratum.SATURATED.value) & self.counted],
             Stratum.OFFLINE: source[vllm_dense & self.counted],
-            Stratum.OTHER_ENGINE: model[(strata == Stratum.OTHER_ENGINE.value) & self.counted],
+            Stratum.OTHER_ENGINE: cell[(strata == Stratum.OTHER_ENGINE.value) & self.counted],
         }
         found = {}
         for stratum, logs in pools.items():
@@ -234,7 +237,7 @@ def report(fold: str, bench: Bench, logs: Numbers, detail: bool) -> list[dict[st
     errors = [float(one["mape"]) for one in by_source if one["n"]]
     print(f"{fold:10} mean over sources: MAPE {np.mean(errors):.1f} %")
     if detail:
-        models = np.array([base_name(case) for case in bench.cases])
+        models = bench.column("model")
         for names, what in (
             (bench.column("gpu"), "gpu"),
             (models, "model"),

@@ -11,7 +11,7 @@ from optimizer.planner.calibration import constants_of
 from optimizer.planner.engines import Defaults
 from optimizer.planner.memory import Memory, memory_of
 from optimizer.planner.question import Plan, Question
-from optimizer.planner.speculation import ACCEPTANCE, seconds_per_token
+from optimizer.planner.speculation import ACCEPTANCE, STRANGER_ACCEPTANCE, seconds_per_token
 from optimizer.planner.steady_state import Lengths, Scheduling, cycle, cycle_seconds, job_seconds, room, wave_seconds
 from optimizer.planner.step import Constants, StepCost, stack, step_cost
 
@@ -228,7 +228,9 @@ class _Part:
             batch = min(question.concurrency, question.defaults.max_num_seqs)
             context = batch * float(question.lengths.held)
             plain = float(target.seconds(0.0, 0.0, batch, context))
-            guessing = float(seconds_per_token(target, draft, batch, context, question.guessed, ACCEPTANCE))
+            related = question.draft.architecture == question.plan.shape.architecture
+            accepted = ACCEPTANCE if related else STRANGER_ACCEPTANCE
+            guessing = float(seconds_per_token(target, draft, batch, context, question.guessed, accepted))
             times[place] += (guessing - plain) * float(question.lengths.output)
         return times
 

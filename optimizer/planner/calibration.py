@@ -39,6 +39,7 @@ SPREADS: Mapping[str, Mapping[str, float]] = {
 NOISE = 0.06  # of a row's logarithm: what versions and machines differ by besides (planner.md: 0.3 to 7.5 %)
 FREEDOM = 4.0  # of Student's t
 ROUNDS = 25
+ENOUGH = 5e-4  # of the loss: a round that gains less is the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def fit(
         else:
             break
         gained, best, now, left, here = best - found, found, tried, tried_left, logs(tried)
-        if gained < 1e-4 * abs(best):
+        if gained < ENOUGH * abs(best):
             break
     deviations: dict[str, dict[str, float]] = {}
     for (group, constant), value in zip(free, now, strict=True):

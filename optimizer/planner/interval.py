@@ -2,7 +2,7 @@
 
 A bound is a quantile of the logarithm of measured over predicted over development rows that were left out of the fit
 they were predicted by: a whole GPU for the stratum of unseen GPUs, a whole source for offline jobs, of which the
-development rows of vLLM have none, and a whole model for the others.
+development rows of vLLM have none, and a whole cell of a GPU and a model for the others.
 """
 
 import math

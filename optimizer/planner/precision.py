@@ -68,13 +68,13 @@ def _scheme(name: str, gpu: Gpu) -> Scheme:
         return (
             Scheme("mxfp4", MXFP4_BYTES, gpu.fp8_tflops * 1e12, "fp8")
             if gpu.fp4_tflops
-            else _widened("mxfp4", MXFP4_BYTES, gpu)
+            else _widened("mxfp4 weights", MXFP4_BYTES, gpu)
         )
     if "fp4" in name:
         return (
             Scheme("nvfp4", NVFP4_BYTES, gpu.fp4_tflops * 1e12, "nvfp4")
             if gpu.fp4_tflops
-            else _widened("nvfp4", NVFP4_BYTES, gpu)
+            else _widened("nvfp4 weights", NVFP4_BYTES, gpu)
         )
     if any(part in name for part in ("int4", "awq", "w4a16", "gptq-4", "4bit", "q4")) or name == "gptq":
         return _widened("int4", INT4_BYTES, gpu)

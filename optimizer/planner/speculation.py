@@ -12,7 +12,9 @@ from optimizer.planner.step import StepCost
 Amount = float | NDArray[np.float64]
 
 MOST_GUESSED = 8
-ACCEPTANCE = 0.6  # of a guess, where none was measured: a small draft model of the same family
+# Of a guess, where none was measured: by a small draft model of the target's family, and by one of another, that was
+# trained on other text.
+ACCEPTANCE, STRANGER_ACCEPTANCE = 0.6, 0.1
 
 
 def expected_tokens(acceptance: Amount, guessed: int) -> Amount:
