@@ -133,7 +133,7 @@ def question_of(row: Row) -> Question:
     ]
     # Old kernels read a KV head once for each of the query heads that share it.
     if defaults.era == "vllm-v0" and number == "fp8":
-        groups.append(f"attention:vllm-v0 fp8 {gpu.architecture}")
+        groups.append(f"attention:vllm-v0 fp8 {'converted' if gpu.fp8_tflops else 'emulated'}")
     elif defaults.era in {"vllm-v0", "trtllm-static"} and grouped:
         groups.append(f"attention:{defaults.era} grouped")
     guessed, draft = _speculation(row)
