@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from optimizer.planner.answers import Asked
 from optimizer.planner.calibration import NAMES, NONE, Calibration, fit
 from optimizer.planner.interval import FEWEST, Bounds, Stratum, conformal
+from optimizer.planner.kernels import CALL_FIRST, CALL_STEP, CALLS
 from optimizer.planner.predict import stratum_of
 from optimizer.planner.question import Question, Unanswerable, question_of
 from optimizer.planner.step import StepCost
@@ -210,7 +211,7 @@ class Bench:
             known = [float(log) for log in logs if np.isfinite(log)]
             if len(known) >= FEWEST:
                 found[stratum] = conformal(known)
-        found[Stratum.MEMORY] = Bounds(0.96, 1.04)
+        found[Stratum.MEMORY] = Bounds(0.95, 1.05)
         return found
 
 
@@ -288,11 +289,21 @@ def baselines(bench: Bench) -> dict[str, Numbers]:
 def bare(cost: StepCost) -> StepCost:
     one = np.ones_like(cost.bandwidth)
     flat = np.ones_like(cost.linear_shares)
+    sizes = 2.0 ** (CALL_FIRST + CALL_STEP * np.arange(CALLS))
     return replace(
-        cost, linear_shares=flat, expert_shares=flat, head_shares=flat, linear_compute_share=one,
-        linear_read_share=one, expert_compute_share=one, expert_read_share=one, kv_bandwidth_share=one,
-        kv_floor_s=0 * one, attention_share=one, activation_bytes=0 * one, reduces=0 * one,
-    )  # fmt: skip
+        cost,
+        linear_shares=flat,
+        expert_shares=flat,
+        head_shares=flat,
+        linear_compute_share=one,
+        linear_read_share=one,
+        expert_compute_share=one,
+        expert_read_share=one,
+        kv_call_us=1e6 * sizes / cost.bandwidth[:, None],
+        attention_share=one,
+        activation_bytes=0 * one,
+        reduces=0 * one,
+    )
 
 
 def decide(bench: Bench, predicted: dict[str, Numbers]) -> None:

@@ -41,7 +41,7 @@ def stratum(*, vllm: bool, moe: bool, seen: bool, saturation: float, offline: bo
     if moe:
         return Stratum.MOE
     if offline:
-        return Stratum.OFFLINE if seen else Stratum.UNSEEN
+        return Stratum.OFFLINE
     if saturation > SATURATED:
         return Stratum.SATURATED
     return Stratum.SEEN if seen else Stratum.UNSEEN
