@@ -199,20 +199,36 @@ class Bench:
         strata = np.array([stratum.value for stratum in self.strata()])
         vllm_dense = np.isin(strata, [Stratum.SEEN.value, Stratum.UNSEEN.value])
         pools = {
-            Stratum.SEEN: cell[vllm_dense & self.counted],
-            Stratum.UNSEEN: gpu[vllm_dense & self.counted],
-            Stratum.MOE: cell[(strata == Stratum.MOE.value) & self.counted],
-            Stratum.SATURATED: cell[(strata == Stratum.SATURATED.value) & self.counted],
-            Stratum.OFFLINE: source[vllm_dense & self.counted],
-            Stratum.OTHER_ENGINE: cell[(strata == Stratum.OTHER_ENGINE.value) & self.counted],
+            Stratum.SEEN: (cell, vllm_dense),
+            Stratum.UNSEEN: (gpu, vllm_dense),
+            Stratum.MOE: (cell, strata == Stratum.MOE.value),
+            Stratum.SATURATED: (cell, strata == Stratum.SATURATED.value),
+            Stratum.OFFLINE: (source, vllm_dense),
+            Stratum.OTHER_ENGINE: (cell, strata == Stratum.OTHER_ENGINE.value),
         }
         found = {}
-        for stratum, logs in pools.items():
-            known = [float(log) for log in logs if np.isfinite(log)]
-            if len(known) >= FEWEST:
-                found[stratum] = conformal(known)
+        for stratum, (logs, mask) in pools.items():
+            use = mask & self.counted & np.isfinite(logs)
+            if use.sum() >= FEWEST:
+                found[stratum] = conformal([float(log) for log in logs[use]])
+                held = self.coverage(logs[use], self.column("cell")[use])
+                limits = f"{found[stratum].low:.3f} … {found[stratum].high:.3f}  n {use.sum():5d}"
+                print(f"bounds     {stratum.value:20} {limits}  cover {100 * held:.1f} % of other cells")
         found[Stratum.MEMORY] = Bounds(0.95, 1.05)
         return found
+
+    def coverage(self, logs: Numbers, cells: NDArray[np.str_], splits: int = 40) -> float:
+        """Share of rows inside bounds that are drawn from the other half of the cells, over random halves."""
+        rng = np.random.default_rng(4)
+        names, inside = np.unique(cells), []
+        for _ in range(splits):
+            half = np.isin(cells, rng.permutation(names)[: len(names) // 2])
+            if half.sum() < FEWEST or (~half).sum() < FEWEST:
+                continue
+            bounds = conformal([float(log) for log in logs[half]])
+            other = np.exp(logs[~half])
+            inside.append(float(np.mean((other >= bounds.low) & (other <= bounds.high))))
+        return float(np.mean(inside)) if inside else float("nan")
 
 
 def base_name(case: Case) -> str:
