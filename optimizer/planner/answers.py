@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.planner.calibration import constants_of
-from optimizer.planner.engines import Defaults
-from optimizer.planner.memory import Memory, memory_of
-from optimizer.planner.question import Plan, Question
+from optimizer.planner.memory import Memory
+from optimizer.planner.plan import Plan, cost_of, memory_for
+from optimizer.planner.question import Question
 from optimizer.planner.speculation import ACCEPTANCE, STRANGER_ACCEPTANCE, seconds_per_token
 from optimizer.planner.steady_state import Lengths, Scheduling, cycle, cycle_seconds, job_seconds, room, wave_seconds
 from optimizer.planner.step import Constants, StepCost, stack, step_cost
@@ -24,33 +23,7 @@ MEAN_OF_WAVE = 0.6  # of the time that a wave's prompts take, when the average o
 P99_OVER_MEAN = 1.6
 UNBOUNDED = 1e9  # requests
 BLOCK_TOKENS = 16
-LEAST_STEP_TOKENS = 2048
 MEMORY_QUANTITIES = ("kv_blocks", "kv_tokens", "kv_gib")
-
-
-@cache
-def memory_for(plan: Plan, defaults: Defaults) -> Memory:
-    def held(step_tokens: int) -> Memory:
-        return memory_of(
-            plan.shape,
-            plan.gpu,
-            plan.split,
-            plan.weight_dtype,
-            plan.kv_dtype,
-            utilization=defaults.utilization,
-            of_free=defaults.of_free,
-            max_num_batched_tokens=step_tokens,
-            max_num_seqs=defaults.max_num_seqs,
-        )
-
-    usual = held(defaults.max_num_batched_tokens)
-    # Who finds no room with the default step takes a smaller one.
-    return usual if usual.fits else held(min(LEAST_STEP_TOKENS, defaults.max_num_batched_tokens))
-
-
-@cache
-def cost_of(plan: Plan) -> StepCost:
-    return step_cost(plan.shape, plan.gpu, plan.split, plan.weight_dtype, plan.kv_dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +148,9 @@ class _Part:
         return found * self.scale
 
     def _of_memory(self, wants: str, places: NDArray[np.int64]) -> Numbers:
-        size = {"kv_blocks": Memory.blocks, "kv_tokens": Memory.kv_tokens, "kv_gib": lambda one: one.cache}[wants]
-        return np.array([size(self.memory[place]) for place in places], dtype=np.float64)
+        sizes = {"kv_blocks": Memory.blocks, "kv_tokens": Memory.kv_tokens}
+        held = [self.memory[place] for place in places]
+        return np.array([sizes[wants](one) if wants in sizes else one.cache for one in held], dtype=np.float64)
 
     def _arrival_rates(self) -> Numbers:
         return np.array([float(np.mean(question.rates)) for question in self.questions])

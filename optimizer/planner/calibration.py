@@ -62,8 +62,9 @@ class Calibration:
         of_plan = [places.setdefault(each, len(places)) for each in groups]
         return np.stack([base + sum((of_group.get(one, none) for one in each), none) for each in places])[of_plan]
 
-    def constants(self, groups: Sequence[Groups]) -> Constants:
-        return constants_of(self.logs(groups))
+    def constants_of(self, groups: Groups) -> Constants:
+        """Of one plan, plain numbers."""
+        return Constants(*(float(value) for value in np.exp(self.logs([groups])[0])))
 
 
 NONE = Calibration({})

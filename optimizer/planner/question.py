@@ -11,8 +11,9 @@ from optimizer.catalogue.catalogue import model as model_of
 from optimizer.catalogue.hardware import Gpu
 from optimizer.catalogue.names import UnknownName
 from optimizer.planner.calibration import Groups
-from optimizer.planner.engines import Defaults, defaults_of, version_number
-from optimizer.planner.precision import UnknownPrecision, kv_bytes, precisions
+from optimizer.planner.engines import Defaults, defaults_of
+from optimizer.planner.plan import Plan, groups_of
+from optimizer.planner.precision import UnknownPrecision
 from optimizer.planner.steady_state import Lengths, fixed, spread
 from optimizer.planner.step import Split
 from serving.engine_config import ModelShape
@@ -61,17 +62,6 @@ class Unanswerable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What runs where."""
-
-    shape: ModelShape
-    gpu: Gpu
-    split: Split
-    weight_dtype: str
-    kv_dtype: str
-
-
-@dataclass(frozen=True, slots=True)
 class Question:
     plan: Plan
     replicas: float
@@ -113,35 +103,17 @@ def question_of(row: Row) -> Question:
         row["engine"], row.get("engine_version", ""), gpu, shape.max_model_len, offline=not served, static=static
     )
     defaults = _as_noted(defaults, row.get("notes", ""), concurrency)
+    plan = Plan(shape, gpu, split, weight_dtype, kv_dtype)
     try:
-        schemes = precisions(weight_dtype, gpu)
+        groups = groups_of(plan, defaults, row.get("engine_version", ""), served=served)
     except UnknownPrecision as error:
         raise Unanswerable(str(error)) from error
-    number = "fp8" if kv_bytes(kv_dtype) < 2 else "16 bit"
-    release = version_number(row.get("engine_version", ""))
-    weights = schemes.experts.name + " experts" if shape.experts else schemes.linear.name
-    grouped = not shape.kv_lora_rank and shape.kv_heads < shape.heads
-    groups = [
-        f"engine:{defaults.engine}",
-        f"version:{defaults.era}",
-        f"release:{defaults.engine} {release[0]}.{release[1]}" if release else f"release:{defaults.engine}",
-        f"load:{defaults.era} {'served' if served else 'offline'}",
-        f"architecture:{gpu.architecture}",
-        f"gpu:{gpu.name}",
-        f"weights:{defaults.engine} {weights}",
-        f"kv:{defaults.engine} {number}",
-    ]
-    # Old kernels read a KV head once for each of the query heads that share it.
-    if defaults.era == "vllm-v0" and number == "fp8":
-        groups.append(f"attention:vllm-v0 fp8 {'converted' if gpu.fp8_tflops else 'emulated'}")
-    elif defaults.era in {"vllm-v0", "trtllm-static"} and grouped:
-        groups.append(f"attention:{defaults.era} grouped")
     guessed, draft = _speculation(row)
     if per_gpu:
         scale /= num_gpus
     replicas = 1.0 if served else max(1.0, num_gpus / split.ranks)
     return Question(
-        Plan(shape, gpu, split, weight_dtype, kv_dtype), replicas, defaults, tuple(groups), _lengths(row, load), load,
+        plan, replicas, defaults, groups, _lengths(row, load), load,
         concurrency, requests, rates, wants, scale, guessed, draft,
     )  # fmt: skip
 

@@ -164,7 +164,8 @@ class StepCost:
         layers = self.layers * k.layer_us * 1e-6 + self.expert_layers * k.routing_us * 1e-6
         total = (total + layers) * (1 + k.bubble * (self.stages - 1))
         besides = sequences * k.sequence_us * 1e-6 + k.step_ms * 1e-3
-        return np.where(tokens > 0, total + besides, 0.0)[()]
+        seconds: Amount = np.where(tokens > 0, total + besides, 0.0)[()]
+        return seconds
 
     def _attention(
         self, prefill: Numbers, attended: Amount, sequences: Numbers, context: Amount, lanes: Amount
@@ -206,7 +207,8 @@ class StepCost:
         read = self.expert_weights * self.expert_bytes * touched
         by_flops = flops / (self.expert_flops * self.expert_compute_share)
         by_bytes = read / (self.bandwidth * self.expert_read_share)
-        return np.maximum(by_flops * k.compute, by_bytes * k.weight_read) / lookup(self.expert_shares, rows) * k.experts
+        bound: Amount = np.maximum(by_flops * k.compute, by_bytes * k.weight_read)
+        return bound / lookup(self.expert_shares, rows) * k.experts
 
     def _product(
         self, weights: Amount, weight_bytes: Amount, flops: Amount, bandwidth: Amount, shares: Numbers, rows: Numbers
