@@ -1,0 +1,82 @@
+"""A plan: what runs where, what a step of it takes, what it holds, and which constants it shares with others."""
+
+from dataclasses import dataclass
+from functools import cache
+
+from optimizer.catalogue.hardware import Gpu
+from optimizer.planner.calibration import Calibration, Groups, shipped
+from optimizer.planner.engines import Defaults, version_number
+from optimizer.planner.memory import Memory, memory_of
+from optimizer.planner.precision import kv_bytes, precisions
+from optimizer.planner.step import Split, StepCost, step_cost
+from serving.engine_config import ModelShape
+
+LEAST_STEP_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    shape: ModelShape
+    gpu: Gpu
+    split: Split
+    weight_dtype: str
+    kv_dtype: str
+
+
+@cache
+def memory_for(plan: Plan, defaults: Defaults) -> Memory:
+    def held(step_tokens: int) -> Memory:
+        return memory_of(
+            plan.shape,
+            plan.gpu,
+            plan.split,
+            plan.weight_dtype,
+            plan.kv_dtype,
+            utilization=defaults.utilization,
+            of_free=defaults.of_free,
+            max_num_batched_tokens=step_tokens,
+            max_num_seqs=defaults.max_num_seqs,
+        )
+
+    usual = held(defaults.max_num_batched_tokens)
+    # Who finds no room with the default step takes a smaller one.
+    return usual if usual.fits else held(min(LEAST_STEP_TOKENS, defaults.max_num_batched_tokens))
+
+
+@cache
+def cost_of(plan: Plan) -> StepCost:
+    """With priors for constants."""
+    return step_cost(plan.shape, plan.gpu, plan.split, plan.weight_dtype, plan.kv_dtype)
+
+
+def calibrated_cost(
+    plan: Plan, defaults: Defaults, version: str = "", *, served: bool = False, calibration: Calibration | None = None
+) -> StepCost:
+    """What a step of one plan takes, with the constants that are shipped unless others are given."""
+    groups = groups_of(plan, defaults, version, served=served)
+    return cost_of(plan).calibrated((calibration or shipped()).constants_of(groups))
+
+
+def groups_of(plan: Plan, defaults: Defaults, version: str, *, served: bool) -> Groups:
+    """What a plan shares constants by, see calibration. Raises UnknownPrecision."""
+    schemes, shape, gpu = precisions(plan.weight_dtype, plan.gpu), plan.shape, plan.gpu
+    narrow = kv_bytes(plan.kv_dtype) < 2
+    release = version_number(version)
+    weights = schemes.experts.name + " experts" if shape.experts else schemes.linear.name
+    grouped = not shape.kv_lora_rank and shape.kv_heads < shape.heads
+    groups = [
+        f"engine:{defaults.engine}",
+        f"version:{defaults.era}",
+        f"release:{defaults.engine} {release[0]}.{release[1]}" if release else f"release:{defaults.engine}",
+        f"load:{defaults.era} {'served' if served else 'offline'}",
+        f"architecture:{gpu.architecture}",
+        f"gpu:{gpu.name}",
+        f"weights:{defaults.engine} {weights}",
+        f"kv:{defaults.engine} {'fp8' if narrow else '16 bit'}",
+    ]
+    # Old kernels read a KV head once for each of the query heads that share it.
+    if defaults.era == "vllm-v0" and narrow:
+        groups.append(f"attention:vllm-v0 fp8 {'converted' if gpu.fp8_tflops else 'emulated'}")
+    elif defaults.era in {"vllm-v0", "trtllm-static"} and grouped:
+        groups.append(f"attention:{defaults.era} grouped")
+    return tuple(groups)
