@@ -1,0 +1,337 @@
+"""How far the planner is off on rows that others measured: in sample, and with whole GPUs or models left out.
+
+    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit] [--folds sample,gpu,model]
+
+Each fold is fitted anew without the rows it is tested on. Counted are throughputs, closed-loop rates (from pairs of
+TTFT and TPOT by Little's law) and times per token; never times to first token, which are queueing where a batch is
+saturated. Beside it stand the datasheet's roofline and one with fixed shares of 0.6 of arithmetic and 0.8 of memory.
+`--fit` writes the constants and bounds that are shipped. Adds a summary to bench/results/planner.csv.
+"""
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.planner.answers import Asked
+from optimizer.planner.calibration import NAMES, NONE, Calibration, fit
+from optimizer.planner.interval import FEWEST, Bounds, Stratum, conformal
+from optimizer.planner.predict import stratum_of
+from optimizer.planner.question import Question, Unanswerable, question_of
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sheet import add_rows
+
+Numbers = NDArray[np.float64]
+ROWS = Path("../shared/data/measured_throughput.csv")
+RESULTS = Path("bench/results/planner.csv")
+PACKAGE = Path("optimizer/planner")
+COUNTED = {"output_tokens_per_s", "total_tokens_per_s", "closed_rate", "token_s", "requests_per_s"}
+FITTED = COUNTED | {"request_s"}
+MODEL_FOLDS = 8
+SHORTLISTS, SHORTLIST = 4000, 8
+MLPERF_WEIGHT = 0.3  # their input lengths are means of a data set, or assumed
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    row: dict[str, str]
+    question: Question
+    measured: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="How far the planner is off on rows that others measured.")
+    parser.add_argument("rows", type=Path, nargs="?", default=ROWS)
+    parser.add_argument("--fit", action="store_true", help="write the shipped constants and bounds")
+    parser.add_argument("--folds", default="sample,gpu,model")
+    parser.add_argument("--detail", action="store_true", help="tables by source, GPU, model and version")
+    options = parser.parse_args()
+    cases, unanswered = read(options.rows)
+    print(f"{len(cases)} cases; unanswered: {sum(unanswered.values())}")
+    for reason, count in sorted(unanswered.items(), key=lambda item: -item[1])[:10]:
+        print(f"  {count:5d}  {reason}")
+    bench = Bench(cases)
+    whole = bench.fitted(np.ones(len(cases), dtype=bool))
+    predicted = {"sample": bench.logs_of(whole)}
+    for fold in [name for name in options.folds.split(",") if name != "sample"]:
+        predicted[fold] = bench.left_out(fold)
+    if options.fit:
+        bench.write(whole, predicted, options.rows.name)
+    summary = []
+    for fold, logs in predicted.items():
+        print(f"\n== {fold}")
+        summary += report(fold, bench, logs, options.detail)
+    for name, logs in baselines(bench).items():
+        print(f"\n== {name}")
+        summary += report(name, bench, logs, False)
+    decide(bench, predicted)
+    today = datetime.now(UTC).date().isoformat()
+    add_rows(RESULTS, [{"date": today, **row} for row in summary])
+    return 0
+
+
+def read(path: Path) -> tuple[list[Case], dict[str, int]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    cases, unanswered = [], defaultdict[str, int](int)
+    for row in [*rows, *closed_rates(rows)]:
+        try:
+            cases.append(Case(row, question_of(row), float(row["value"])))
+        except Unanswerable as error:
+            unanswered[str(error)[:110]] += 1
+    return cases, unanswered
+
+
+def closed_rates(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """Output tokens/s of a closed loop, B * o / (TTFT + TPOT * (o - 1)), from rows that tell both."""
+    pairs: dict[tuple[str, ...], dict[str, dict[str, str]]] = defaultdict(dict)
+    for row in rows:
+        if row["metric"].startswith("mean_or_median"):
+            key = tuple(value for name, value in row.items() if name not in {"metric", "value", "unit"})
+            pairs[key][row["metric"][-4:]] = row
+    found = []
+    for pair in pairs.values():
+        if len(pair) == 2:
+            row, output = pair["ttft"], float(pair["ttft"]["osl"])
+            wait_s = (float(row["value"]) + float(pair["tpot"]["value"]) * (output - 1)) / 1000
+            rate = float(row["concurrency_or_batch"]) * output / wait_s
+            found.append({**row, "metric": "closed_loop_output_rate", "unit": "output_tok/s", "value": repr(rate)})
+    return found
+
+
+class Bench:
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.cases = cases
+        self.measured = np.array([case.measured for case in cases])
+        self.groups = [case.question.groups for case in cases]
+        self.asked = Asked.of([case.question for case in cases])
+        self.counted = np.array([case.question.wants in COUNTED for case in cases])
+        self.fits = np.array([case.question.wants in FITTED for case in cases])
+        self.saturation = self.asked.saturated()
+        sources = self.column("source")
+        share = {source: 1 / np.sqrt(np.sum((sources == source) & self.fits)) for source in set(sources)}
+        self.weights = np.array([share[source] for source in sources])
+        self.weights[[source.startswith("MLPerf") for source in sources]] *= MLPERF_WEIGHT
+        self.weights *= self.fits.sum() / self.weights[self.fits].sum()
+
+    def column(self, name: str) -> NDArray[np.str_]:
+        if name == "gpu":
+            return np.array([case.question.plan.gpu.name for case in self.cases])
+        return np.array([case.row[name] for case in self.cases])
+
+    def logs_of(self, calibration: Calibration) -> Numbers:
+        """log(measured / predicted) of every case."""
+        values = self.asked.values(calibration.logs(self.groups))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.log(self.measured / values))
+
+    def fitted(self, train: NDArray[np.bool_], start: Calibration = NONE) -> Calibration:
+        values = self.asked.values(NONE.logs(self.groups))
+        chosen = np.flatnonzero(train & self.fits & np.isfinite(values) & (values > 0))
+        part = Asked.of([self.cases[place].question for place in chosen])
+        return fit(
+            lambda logs: np.log(part.values(logs)),
+            self.measured[chosen],
+            [self.groups[place] for place in chosen],
+            self.weights[chosen],
+            start,
+        )
+
+    def left_out(self, kind: str) -> Numbers:
+        """log(measured / predicted) of every case by a fit that saw neither its GPU (model)."""
+        names = self.column(kind) if kind != "model" else np.array([base_name(case) for case in self.cases])
+        distinct = sorted(set(names))
+        folds = [{name} for name in distinct]
+        if kind == "model":
+            folds = [set(distinct[start::MODEL_FOLDS]) for start in range(MODEL_FOLDS)]
+        logs = np.full(len(self.cases), np.nan)
+        whole = self.fitted(np.ones(len(self.cases), dtype=bool))
+        for fold in folds:
+            test = np.isin(names, sorted(fold))
+            seen = {group for each, out in zip(self.groups, test, strict=True) if not out for group in each}
+            start = Calibration({group: known for group, known in whole.deviations.items() if group in seen})
+            logs[test] = self.logs_of(self.fitted(~test, start))[test]
+        return logs
+
+    def write(self, whole: Calibration, predicted: dict[str, Numbers], rows: str) -> None:
+        lines = [
+            f"# Written by `python bench/planner.py --fit` from {rows}: deviations of the logarithms of constants from",
+            "# their priors (optimizer/planner/step.py), by what a plan has. See optimizer/planner/calibration.py.",
+        ]
+        for group, known in sorted(whole.deviations.items()):
+            inside = ", ".join(f"{name} = {known[name]:.4f}" for name in NAMES if name in known)
+            lines.append(f'deviation."{group}" = {{ {inside} }}')
+        (PACKAGE / "constants.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        gpus = sorted(set(self.column("gpu")))
+        bounds = self.bounds(predicted)
+        lines = [
+            f"# Written by `python bench/planner.py --fit` from {rows}: factors that hold 90 % of left-out rows.",
+            "[bounds]",
+            *(f'"{stratum.value}" = [{one.low:.4f}, {one.high:.4f}]' for stratum, one in bounds.items()),
+            "[seen]",
+            f"gpus = {gpus}".replace("'", '"'),
+        ]
+        (PACKAGE / "intervals.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def strata(self) -> list[Stratum]:
+        return [stratum_of(case.question, float(over)) for case, over in zip(self.cases, self.saturation, strict=True)]
+
+    def bounds(self, predicted: dict[str, Numbers]) -> dict[Stratum, Bounds]:
+        gpu, model = predicted.get("gpu", predicted["sample"]), predicted.get("model", predicted["sample"])
+        strata = np.array([stratum.value for stratum in self.strata()])
+        vllm_dense = np.isin(strata, [Stratum.SEEN.value, Stratum.UNSEEN.value])
+        pools = {
+            Stratum.SEEN: model[vllm_dense & self.counted],
+            Stratum.UNSEEN: gpu[vllm_dense & self.counted],
+            Stratum.MOE: model[(strata == Stratum.MOE.value) & self.counted],
+            Stratum.SATURATED: model[(strata == Stratum.SATURATED.value) & self.counted],
+            Stratum.OTHER_ENGINE: model[(strata == Stratum.OTHER_ENGINE.value) & self.counted],
+        }
+        found = {}
+        for stratum, logs in pools.items():
+            known = [float(log) for log in logs if np.isfinite(log)]
+            if len(known) >= FEWEST:
+                found[stratum] = conformal(known)
+        found[Stratum.MEMORY] = Bounds(0.96, 1.04)
+        return found
+
+
+def base_name(case: Case) -> str:
+    """A model's own name whatever it is called, so that one is left out under all its names."""
+    from optimizer.catalogue.catalogue import model
+
+    return model(case.row["model"]).name
+
+
+def report(fold: str, bench: Bench, logs: Numbers, detail: bool) -> list[dict[str, object]]:
+    use = bench.counted & np.isfinite(logs)
+    sources = bench.column("source")
+    found = [line(fold, "all", logs[use])]
+    vllm = np.array([case.question.defaults.engine == "vllm" for case in bench.cases])
+    moe = np.array([bool(case.question.plan.shape.experts) for case in bench.cases])
+    found.append(line(fold, "vLLM dense", logs[use & vllm & ~moe]))
+    found.append(line(fold, "vLLM MoE", logs[use & vllm & moe]))
+    found.append(line(fold, "TensorRT-LLM", logs[use & ~vllm]))
+    by_source = [
+        line(fold, f"source {source[:58]}", logs[use & (sources == source)]) for source in sorted(set(sources))
+    ]
+    found += [one for one in by_source if one["n"]]
+    errors = [float(one["mape"]) for one in by_source if one["n"]]
+    print(f"{fold:10} mean over sources: MAPE {np.mean(errors):.1f} %")
+    if detail:
+        models = np.array([base_name(case) for case in bench.cases])
+        for names, what in (
+            (bench.column("gpu"), "gpu"),
+            (models, "model"),
+            (bench.column("engine_version"), "version"),
+            (bench.column("weight_dtype"), "dtype"),
+            (bench.column("tp"), "tp"),
+            (bench.column("metric"), "metric"),
+        ):
+            for name in sorted(set(names)):
+                for engine, mask in (("vllm", vllm), ("trt", ~vllm)):
+                    chosen = np.isfinite(logs) & (names == name) & mask & (use | (what == "metric"))
+                    if chosen.any():
+                        line(fold, f"{engine} {what} {name[:40]}", logs[chosen])
+    return found
+
+
+def line(fold: str, part: str, logs: Numbers) -> dict[str, object]:
+    """Errors are of the prediction against the measurement: predicted / measured - 1."""
+    if not len(logs):
+        return {"fold": fold, "part": part, "n": 0, "mape": 0.0, "median": 0.0, "p90": 0.0, "bias": 0.0}
+    errors = np.expm1(-logs)
+    size = 100 * np.abs(errors)
+    mape, median, p90, bias = size.mean(), np.median(size), np.quantile(size, 0.9), 100 * errors.mean()
+    print(
+        f"{fold:10} {part:70} n {len(logs):5d}  MAPE {mape:5.1f}  median {median:5.1f}  p90 {p90:5.1f}  bias {bias:+5.1f}"
+    )
+    return {
+        "fold": fold, "part": part, "n": len(logs), "mape": round(mape, 2), "median": round(float(median), 2),
+        "p90": round(float(p90), 2), "bias": round(bias, 2),
+    }  # fmt: skip
+
+
+def baselines(bench: Bench) -> dict[str, Numbers]:
+    """Rooflines without calibration, overheads and communication: of the datasheet, and with fixed shares."""
+    found = {}
+    for name, compute, memory in (("datasheet", 1.0, 1.0), ("fixed", 0.6, 0.8)):
+        cost = bench.asked.costs
+        flat = np.ones_like(cost.linear_shares)
+        one = np.ones_like(cost.bandwidth)
+        costs = replace(
+            cost, linear_shares=flat, expert_shares=flat, head_shares=flat, linear_compute_share=one,
+            linear_read_share=one, expert_compute_share=one, expert_read_share=one, kv_bandwidth_share=one,
+            kv_floor_s=0 * one, attention_share=one, activation_bytes=0 * one, reduces=0 * one,
+        )  # fmt: skip
+        made = replace(bench.asked, costs=costs)
+        shares = {
+            "weight_read": 1 / memory, "kv_read": 1 / memory, "compute": 1 / compute, "prefill_attention": 1 / compute,
+            "all_reduce": 1.0, "experts": 1.0,
+        }  # fmt: skip
+        nothing = np.log([shares.get(name, 1e-9) for name in NAMES])
+        values = made.values(np.tile(nothing, (len(bench.cases), 1)))
+        found[name] = np.log(bench.measured / values)
+    return found
+
+
+def decide(bench: Bench, predicted: dict[str, Numbers]) -> None:
+    """Kendall's tau, and what choosing by prediction costs: random shortlists of plans for one model and length."""
+    from scipy.stats import kendalltau
+
+    rng = np.random.default_rng(20)
+    price = np.array(
+        [PRICE.get(case.question.plan.gpu.name, 4.0) * float(case.row["num_gpus"] or 1) for case in bench.cases]
+    )
+    tasks: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, case in enumerate(bench.cases):
+        row = case.row
+        if case.question.wants in {"closed_rate", "output_tokens_per_s", "total_tokens_per_s"} and bench.counted[place]:
+            tasks[base_name(case), row["isl"], row["osl"], row["engine"][:8], row["metric"]].append(place)
+    usable = [places for places in tasks.values() if len(places) >= SHORTLIST]
+    if not usable:
+        return
+    for fold, logs in {**predicted, **baselines(bench)}.items():
+        regrets, taus, right = [], [], 0
+        picks = rng.integers(0, len(usable), SHORTLISTS)
+        for pick in picks:
+            places = rng.choice(usable[pick], SHORTLIST, replace=False)
+            scale = np.array(
+                [
+                    float(bench.cases[place].row["num_gpus"] or 1)
+                    if "per_gpu" in bench.cases[place].row["metric"]
+                    else 1.0
+                    for place in places
+                ]
+            )
+            true = price[places] / (bench.measured[places] * scale)
+            guess = true * np.exp(logs[places])
+            if not np.isfinite(guess).all():
+                continue
+            chosen = int(np.argmin(guess))
+            regrets.append(true[chosen] / true.min() - 1)
+            right += chosen == int(np.argmin(true))
+            taus.append(kendalltau(true, guess).statistic)
+        regret = 100 * np.array(regrets)
+        print(
+            f"choice     {fold:10} best found {100 * right / len(regret):5.1f} %  regret mean {regret.mean():5.2f} %  "
+            f"p95 {np.quantile(regret, 0.95):5.1f} %  tau {np.nanmean(taus):.3f}"
+        )
+
+
+# USD per GPU-hour on demand, AWS us-east-1 as of 2026-07-20 where it has the GPU (gpu_prices.csv), else a nearby one.
+PRICE = {
+    "H100-SXM-80GB": 6.88, "H200-SXM-141GB": 7.91, "B200-SXM-180GB": 14.24, "A100-SXM4-80GB": 3.43, "L40S": 1.86,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Write the planner's packaged tables of measured kernels from the reference data.
+
+    python bench/planner_tables.py [../shared/data]
+
+Kept are the median and the 90th percentile over shapes of a matrix kernel's share of the roofline, by rows M; what a
+decode-attention call costs (a floor, and a share of bandwidth above it); and all-reduce times by message. The source
+of all three is AIConfigurator's operator data (Apache-2.0); the reference files name versions.
+"""
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+HERE = Path("optimizer/planner")
+HEAD = """# Written by bench/planner_tables.py. Measured by AIConfigurator (ai-dynamo/aiconfigurator, Apache-2.0), vLLM's kernels.
+"""
+ROWS = [2**power for power in range(15)]  # 1 … 16384
+MESSAGES = [2**power for power in range(8, 31, 2)]  # bytes, 256 … 2^30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the planner's packaged tables of measured kernels.")
+    parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
+    data = parser.parse_args().data
+    efficiency = gemm(rows_of(data / "gemm_efficiency_vllm.csv"))
+    efficiency += attention(rows_of(data / "decode_attention_efficiency_vllm.csv"))
+    (HERE / "efficiency.toml").write_text(HEAD + efficiency, encoding="utf-8")
+    (HERE / "all_reduce.toml").write_text(HEAD + all_reduce(rows_of(data / "allreduce_measured.csv")), encoding="utf-8")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def gemm(rows: Iterable[dict[str, str]]) -> str:
+    """Share of the roofline by M; where two kernels measured one M the better counts, gaps take the nearest M."""
+    found: dict[tuple[str, str], dict[int, tuple[float, float]]] = defaultdict(dict)
+    for row in rows:
+        here = found[row["system"], row["gemm_dtype"]]
+        share = float(row["median_roofline_efficiency"]), float(row["p90_roofline_eff"])
+        m_tokens = int(row["m_tokens"])
+        here[m_tokens] = max(here.get(m_tokens, share), share)
+    lines = [f"\nrows = {ROWS} # M of a product: tokens in the step"]
+    for (system, dtype), by_rows in sorted(found.items()):
+        nearest = [by_rows[min(by_rows, key=lambda known: abs(known - wanted))] for wanted in ROWS]
+        lines += [
+            f"\n[gemm.{system}.{dtype}]",
+            f"median = {[pair[0] for pair in nearest]}",
+            f"p90 = {[pair[1] for pair in nearest]}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def attention(rows: Iterable[dict[str, str]]) -> str:
+    """A call's floor is the middle of its least and its typical time at 4 to 16 MB, which bandwidth does not explain."""
+    found: dict[tuple[str, str], dict[str, dict[str, str]]] = defaultdict(dict)
+    for row in rows:
+        found[row["system"], row["kv_dtype"]][row["kv_bytes_per_layer_call_bin"]] = row
+    lines = []
+    for (system, dtype), bins in sorted(found.items()):
+        lines += [
+            f"\n[decode_attention.{system}.{dtype}]",
+            f"floor_us = {1000 * float(bins['4-16']['min_latency_ms']):.1f}",
+            f"bandwidth = {float(bins['>1024MB']['p90_bw_util'])}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def all_reduce(rows: Iterable[dict[str, str]]) -> str:
+    """The faster of NCCL and vLLM's own under CUDA graphs at each size; the source counts 2-byte elements."""
+    found: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["dtype"] == "int8" or row["kernel"] == "vLLM_custom_eager":
+            continue
+        nccl_only = row["system"] in {"l40s", "rtx_pro_6000_server"} and row["num_gpus"] != "2"
+        if nccl_only and row["kernel"] != "NCCL":
+            continue  # vLLM's own all-reduce is switched off where more than two GPUs meet over PCIe
+        size = 2 * int(row["message_size_as_in_source"])
+        found[row["system"], int(row["num_gpus"])][size].append(1000 * float(row["latency_ms"]))
+    lines = [f"\nbytes = {MESSAGES}"]
+    for (system, gpus), by_size in sorted(found.items()):
+        known = {size: min(times) for size, times in by_size.items()}
+        row_us = [round(_at(known, size), 1) for size in MESSAGES]
+        lines += [f"\n[{system}.gpus_{gpus}]", f"us = {row_us}"]
+    return "\n".join(lines) + "\n"
+
+
+def _at(known: dict[int, float], size: int) -> float:
+    if size in known:
+        return known[size]
+    if size < min(known):
+        return known[min(known)]
+    largest = sorted(known)[-2:]
+    slope = (known[largest[1]] - known[largest[0]]) / (largest[1] - largest[0])
+    return statistics.fmean([known[largest[1]] + slope * (size - largest[1])])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""How far off a prediction may be: split-conformal bounds by stratum (Lei et al. 2018; Vovk, Mondrian by group).
+
+A bound is a quantile of the logarithm of measured over predicted over development rows that were left out of the fit
+they were predicted by: a whole GPU for the stratum of unseen GPUs, a whole model for the others.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+COVERAGE = 0.9
+SATURATED = 1.0  # sequences offered over those that the cache holds, above which preemption and queues set the pace
+FEWEST = 20  # left-out rows that a stratum's own bounds can be drawn from
+
+
+class Stratum(StrEnum):
+    SEEN = "seen GPU"
+    UNSEEN = "unseen GPU"
+    MOE = "mixture of experts"
+    SATURATED = "cache saturated"
+    OTHER_ENGINE = "other engine"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    low: float  # factors of the prediction
+    high: float
+
+
+def stratum(*, vllm: bool, moe: bool, seen: bool, saturation: float) -> Stratum:
+    if not vllm:
+        return Stratum.OTHER_ENGINE
+    if moe:
+        return Stratum.MOE
+    if saturation > SATURATED:
+        return Stratum.SATURATED
+    return Stratum.SEEN if seen else Stratum.UNSEEN
+
+
+def conformal(logs: Sequence[float], coverage: float = COVERAGE) -> Bounds:
+    """Of left-out logarithms of measured over predicted: the order statistics that cover a new one this often."""
+    ordered, count = sorted(logs), len(logs)
+    tail = (1 - coverage) / 2
+    low = max(math.floor((count + 1) * tail), 1)
+    return Bounds(math.exp(ordered[low - 1]), math.exp(ordered[count - low]))
+
+
+def bounds_of(stratum: Stratum) -> Bounds:
+    known = _shipped()["bounds"]
+    low, high = known.get(stratum.value) or known[Stratum.UNSEEN.value]
+    return Bounds(low, high)
+
+
+def seen_gpus() -> frozenset[str]:
+    return frozenset(_shipped()["seen"]["gpus"])
+
+
+@cache
+def _shipped() -> Mapping[str, Any]:
+    return tomllib.loads(files("optimizer.planner").joinpath("intervals.toml").read_text(encoding="utf-8"))

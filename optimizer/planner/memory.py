@@ -1,0 +1,103 @@
+"""What a GPU's memory holds beside the KV cache, and how many tokens are left room for.
+
+KV bytes = u * M - weights - R, with u the share that the engine may use. R is what vLLM measures by a dummy step of the
+largest batch before it sizes the cache: the activations of that step, or the sampler's numbers if they take more, and
+what libraries load. Correct it by the block count that an engine logs when it starts (`reserve_gib`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.catalogue.hardware import Gpu
+from optimizer.planner.precision import kv_bytes, precisions
+from optimizer.planner.step import Split, kv_bytes_read
+from optimizer.planner.weights import weights_of
+from serving.engine_config import ModelShape
+
+Amount = float | NDArray[np.float64]
+GIB = 2.0**30
+
+# CUDA's context is there before vLLM's first look at the memory and so is no part of R; what is loaded after it is.
+LIBRARIES_GIB = 0.2
+RANKS_GIB = 0.4  # of ranks that reduce: buffers of NCCL and of vLLM's own all-reduce
+# Cards whose size is told as nvidia-smi prints it; the driver keeps this much of it from every program.
+DRIVER_GIB = {"Hopper": 0.5, "Blackwell": 0.6, "Blackwell Ultra": 0.6, "Ada": 0.5}
+LIVE_HIDDEN = 3.0  # copies of the residual's width that live while an MLP is computed: residual, input, output
+LIVE_MLP = 3.0  # of the MLP's width: gate, up, and their product
+SAMPLER_BYTES = 16.0  # for each logit: 16 and 32 bit, sorted, and their places
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of one rank, GiB."""
+
+    usable: float  # what the engine may take
+    free_share: float  # of what is then left, that the cache gets
+    weights: float
+    activations: float  # at their peak: of the largest step, or of the sampler after it
+    engine: float
+    kv_bytes_per_token: float  # in bytes, all of the rank's layers
+    windowed_share: float  # of those bytes, in layers that keep only a window
+    window: int
+
+    @property
+    def cache(self) -> float:
+        left = self.usable - self.weights - self.activations - self.engine
+        return left * self.free_share if left > 0 else left
+
+    @property
+    def fits(self) -> bool:
+        return self.cache > 0
+
+    def blocks(self, block_tokens: int = 16) -> int:
+        return max(0, int(self.cache * GIB // (self.kv_bytes_per_token * block_tokens)))
+
+    def kv_tokens(self, block_tokens: int = 16) -> int:
+        return self.blocks(block_tokens) * block_tokens
+
+    def tokens_held(self, length: Amount, block_tokens: int = 16) -> Amount:
+        """Tokens of sequences of this length that there is room for: windowed layers keep no more than the window."""
+        kept = 1 - self.windowed_share * (1 - np.minimum(1.0, self.window / np.maximum(length, 1.0)))
+        return self.kv_tokens(block_tokens) / kept
+
+
+def memory_of(
+    shape: ModelShape,
+    gpu: Gpu,
+    split: Split = Split(),
+    weight_dtype: str = "auto",
+    kv_dtype: str = "auto",
+    *,
+    utilization: float = 0.9,
+    of_free: bool = False,
+    max_num_batched_tokens: int = 8192,
+    max_num_seqs: int = 256,
+    reserve_gib: float = 0.0,
+) -> Memory:
+    """`utilization` is of the whole memory (vLLM), or `of_free`, of what weights leave (TensorRT-LLM)."""
+    weights, schemes = weights_of(shape), precisions(weight_dtype, gpu)
+    across = 1 if split.experts_whole else split.tensor
+    held = (
+        weights.linear * schemes.linear.weight_bytes / across / split.pipeline
+        + weights.experts * schemes.experts.weight_bytes / split.tensor / split.pipeline
+        + max(weights.head, weights.embedding) * 2.0 / across  # a stage has the one or the other
+        + (weights.head + weights.embedding - max(weights.head, weights.embedding)) * 2.0 / across / split.pipeline
+    )
+    mlp = LIVE_MLP * shape.intermediate / across
+    routed = shape.experts_per_token * (LIVE_MLP * shape.expert_intermediate / split.tensor + shape.hidden)
+    heads = 2.0 * (shape.heads + 2 * shape.kv_heads) * shape.head_dim / across
+    live = LIVE_HIDDEN * shape.hidden + max(mlp if not shape.experts or shape.dense_layers else 0.0, routed, heads)
+    full, windowed = kv_bytes_read(shape, across, kv_bytes(kv_dtype))
+    driver = DRIVER_GIB.get(gpu.architecture, 0.0)
+    return Memory(
+        usable=(gpu.memory_gib - driver) * (1.0 if of_free else utilization),
+        free_share=utilization if of_free else 1.0,
+        weights=held / GIB,
+        activations=max(2.0 * max_num_batched_tokens * live, SAMPLER_BYTES * max_num_seqs * shape.vocabulary) / GIB,
+        engine=LIBRARIES_GIB + (RANKS_GIB if split.ranks > 1 else 0.0) + reserve_gib,
+        kv_bytes_per_token=(full + windowed) / split.pipeline,
+        windowed_share=windowed / (full + windowed),
+        window=shape.window,
+    )
