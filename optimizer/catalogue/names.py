@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Makers, cooling, partitions and power limits tell one machine's GPU from another's, not one kind from another.
@@ -53,14 +53,15 @@ def model_key(name: str) -> str:
 
 def quantization_in(name: str) -> tuple[str, str | None, bool]:
     """The name without what it says of its weights' quantization, that, and whether it says anything."""
-    text, found = re.sub(r"[\s_:-]+", "-", name.lower()), list[str | None]()
+    text = re.sub(r"[\s_:-]+", "-", name.lower())
+    found: list[str | None] = []
     for pattern, quantization in QUANTIZATIONS.items():
         text, times = re.subn(rf"-({pattern})(?=-|$)", "", text)
         found += [quantization] * (times > 0)
     return text, next(iter(found), None), bool(found)
 
 
-def by_key(rows: Mapping[str, Mapping[str, Any]], key_of: Any) -> dict[str, str]:
+def by_key(rows: Mapping[str, Mapping[str, Any]], key_of: Callable[[str], str]) -> dict[str, str]:
     """The canonical name by every key that a row goes by.
 
     Raises:
@@ -74,7 +75,7 @@ def by_key(rows: Mapping[str, Mapping[str, Any]], key_of: Any) -> dict[str, str]
     return names
 
 
-def nearest(key: str, names: Mapping[str, str], most: int = 3) -> Iterable[str]:
+def nearest(key: str, names: Mapping[str, str], most: int = 3) -> list[str]:
     """Canonical names, the likeliest first."""
     close = difflib.get_close_matches(key, names, n=3 * most, cutoff=0.5)
     return list(dict.fromkeys(names[one] for one in close))[:most]
