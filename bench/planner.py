@@ -25,6 +25,7 @@ from optimizer.planner.calibration import NAMES, NONE, Calibration, fit
 from optimizer.planner.interval import FEWEST, Bounds, Stratum, conformal
 from optimizer.planner.predict import stratum_of
 from optimizer.planner.question import Question, Unanswerable, question_of
+from optimizer.planner.step import StepCost
 
 sys.path.insert(0, str(Path(__file__).parent))
 from sheet import add_rows
@@ -115,7 +116,7 @@ class Bench:
         self.asked = Asked.of([case.question for case in cases])
         self.counted = np.array([case.question.wants in COUNTED for case in cases])
         self.fits = np.array([case.question.wants in FITTED for case in cases])
-        self.saturation = self.asked.saturated()
+        self.saturation = self.asked.saturation
         sources = self.column("source")
         share = {source: 1 / np.sqrt(np.sum((sources == source) & self.fits)) for source in set(sources)}
         self.weights = np.array([share[source] for source in sources])
@@ -251,9 +252,8 @@ def line(fold: str, part: str, logs: Numbers) -> dict[str, object]:
     errors = np.expm1(-logs)
     size = 100 * np.abs(errors)
     mape, median, p90, bias = size.mean(), np.median(size), np.quantile(size, 0.9), 100 * errors.mean()
-    print(
-        f"{fold:10} {part:70} n {len(logs):5d}  MAPE {mape:5.1f}  median {median:5.1f}  p90 {p90:5.1f}  bias {bias:+5.1f}"
-    )
+    spread = f"MAPE {mape:5.1f}  median {median:5.1f}  p90 {p90:5.1f}  bias {bias:+5.1f}"
+    print(f"{fold:10} {part:64} n {len(logs):5d}  {spread}")
     return {
         "fold": fold, "part": part, "n": len(logs), "mape": round(mape, 2), "median": round(float(median), 2),
         "p90": round(float(p90), 2), "bias": round(bias, 2),
@@ -264,15 +264,8 @@ def baselines(bench: Bench) -> dict[str, Numbers]:
     """Rooflines without calibration, overheads and communication: of the datasheet, and with fixed shares."""
     found = {}
     for name, compute, memory in (("datasheet", 1.0, 1.0), ("fixed", 0.6, 0.8)):
-        cost = bench.asked.costs
-        flat = np.ones_like(cost.linear_shares)
-        one = np.ones_like(cost.bandwidth)
-        costs = replace(
-            cost, linear_shares=flat, expert_shares=flat, head_shares=flat, linear_compute_share=one,
-            linear_read_share=one, expert_compute_share=one, expert_read_share=one, kv_bandwidth_share=one,
-            kv_floor_s=0 * one, attention_share=one, activation_bytes=0 * one, reduces=0 * one,
-        )  # fmt: skip
-        made = replace(bench.asked, costs=costs)
+        parts = [replace(part, costs=bare(part.costs)) for part in bench.asked.parts]
+        made = replace(bench.asked, parts=parts)
         shares = {
             "weight_read": 1 / memory, "kv_read": 1 / memory, "compute": 1 / compute, "prefill_attention": 1 / compute,
             "all_reduce": 1.0, "experts": 1.0,
@@ -281,6 +274,16 @@ def baselines(bench: Bench) -> dict[str, Numbers]:
         values = made.values(np.tile(nothing, (len(bench.cases), 1)))
         found[name] = np.log(bench.measured / values)
     return found
+
+
+def bare(cost: StepCost) -> StepCost:
+    one = np.ones_like(cost.bandwidth)
+    flat = np.ones_like(cost.linear_shares)
+    return replace(
+        cost, linear_shares=flat, expert_shares=flat, head_shares=flat, linear_compute_share=one,
+        linear_read_share=one, expert_compute_share=one, expert_read_share=one, kv_bandwidth_share=one,
+        kv_floor_s=0 * one, attention_share=one, activation_bytes=0 * one, reduces=0 * one,
+    )  # fmt: skip
 
 
 def decide(bench: Bench, predicted: dict[str, Numbers]) -> None:

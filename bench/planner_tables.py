@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 HERE = Path("optimizer/planner")
-HEAD = """# Written by bench/planner_tables.py. Measured by AIConfigurator (ai-dynamo/aiconfigurator, Apache-2.0), vLLM's kernels.
+HEAD = """# Written by bench/planner_tables.py. vLLM's kernels as AIConfigurator measured them
+# (ai-dynamo/aiconfigurator, Apache-2.0).
 """
 ROWS = [2**power for power in range(15)]  # 1 … 16384
 MESSAGES = [2**power for power in range(8, 31, 2)]  # bytes, 256 … 2^30
@@ -56,7 +57,7 @@ def gemm(rows: Iterable[dict[str, str]]) -> str:
 
 
 def attention(rows: Iterable[dict[str, str]]) -> str:
-    """A call's floor is the middle of its least and its typical time at 4 to 16 MB, which bandwidth does not explain."""
+    """A call's floor is its least time at 4 to 16 MB; above it counts the share of bandwidth of the largest calls."""
     found: dict[tuple[str, str], dict[str, dict[str, str]]] = defaultdict(dict)
     for row in rows:
         found[row["system"], row["kv_dtype"]][row["kv_bytes_per_layer_call_bin"]] = row

@@ -1,6 +1,6 @@
 """Questions answered together: the physics of each load, over arrays of plans, for given constants."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 
@@ -12,24 +12,17 @@ from optimizer.planner.engines import Defaults
 from optimizer.planner.memory import Memory, memory_of
 from optimizer.planner.question import Plan, Question
 from optimizer.planner.speculation import ACCEPTANCE, seconds_per_token
-from optimizer.planner.steady_state import (
-    Cycle,
-    Lengths,
-    Scheduling,
-    cycle,
-    cycle_seconds,
-    job_seconds,
-    room,
-    wave_seconds,
-)
-from optimizer.planner.step import StepCost, stack, step_cost
+from optimizer.planner.steady_state import Lengths, Scheduling, cycle, cycle_seconds, job_seconds, room, wave_seconds
+from optimizer.planner.step import Constants, StepCost, stack, step_cost
 
 Numbers = NDArray[np.float64]
 
-ARRIVAL_ROUNDS = 30
-# A finite closed loop of ten requests for each sequence: the first wave comes at once, the last one drains.
+ARRIVAL_ROUNDS = 12
+# A finite closed loop of ten requests for each sequence: the first wave comes at once.
 FIRST_WAVE = 0.1
+MEAN_OF_WAVE = 0.6  # of the time that a wave's prompts take, when the average one of them is answered
 P99_OVER_MEAN = 1.6
+UNBOUNDED = 1e9  # requests
 MEMORY_QUANTITIES = ("kv_blocks", "kv_tokens", "kv_gib")
 
 
@@ -53,132 +46,181 @@ def cost_of(plan: Plan) -> StepCost:
     return step_cost(plan.shape, plan.gpu, plan.split, plan.weight_dtype, plan.kv_dtype)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
     """Questions made ready once, to be answered for many constants."""
 
-    questions: Sequence[Question]
-    memory: list[Memory]
-    costs: StepCost
-    lengths: Lengths
-    scheduling: Scheduling
+    memory: Sequence[Memory]
+    saturation: Numbers  # sequences offered over those that the cache has room for
+    parts: Sequence["_Part"]
 
     @classmethod
     def of(cls, questions: Sequence[Question]) -> "Asked":
         memory = [memory_for(question.plan, question.defaults) for question in questions]
-        places: dict[Plan, int] = {}
-        of_plan = [places.setdefault(question.plan, len(places)) for question in questions]
-        column = _column(questions)
+        saturation = np.zeros(len(questions))
+        parts = []
+        for load in sorted({question.load for question in questions}):
+            places = np.flatnonzero([question.load == load for question in questions])
+            part = _Part.of(load, places, [questions[place] for place in places], [memory[place] for place in places])
+            saturation[places] = part.saturation()
+            parts.append(part)
+        return cls(memory, saturation, parts)
+
+    def values(self, logs: Numbers) -> Numbers:
+        """What each question asks for, in its row's unit, given logarithms of constants (questions, constants)."""
+        found = np.zeros(len(self.memory))
+        for part in self.parts:
+            found[part.places] = part.values(constants_of(logs[part.places]))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The questions of one kind of load."""
+
+    load: str
+    places: NDArray[np.int64]
+    questions: Sequence[Question]
+    memory: Sequence[Memory]
+    costs: StepCost
+    lengths: Lengths
+    scheduling: Scheduling
+    replicas: Numbers
+    concurrency: Numbers
+    requests: Numbers
+    scale: Numbers
+    guessing: Sequence[int]
+    wanting: Mapping[str, NDArray[np.int64]]  # places in this part, by what they ask for
+
+    @classmethod
+    def of(
+        cls, load: str, places: NDArray[np.int64], questions: Sequence[Question], memory: Sequence[Memory]
+    ) -> "_Part":
+        kinds: dict[Plan, int] = {}
+        of_kind = [kinds.setdefault(question.plan, len(kinds)) for question in questions]
+        column = _columns(questions)
         lanes = column(lambda q: q.plan.split.tensor if q.plan.split.experts_whole else 1)
-        offered = column(lambda q: min(q.concurrency, q.defaults.max_num_seqs))
         lengths = Lengths(
             column(lambda q: q.lengths.input),
             column(lambda q: q.lengths.output),
             column(lambda q: q.lengths.output_squared),
             column(lambda q: q.lengths.input_output),
         )
+        held = [one.tokens_held(q.lengths.held) for one, q in zip(memory, questions, strict=True)]
         scheduling = Scheduling(
-            offered * np.where([q.load == "offline" for q in questions], lanes, 1.0),
+            column(lambda q: min(q.concurrency, q.defaults.max_num_seqs)) * (lanes if load == "offline" else 1.0),
             column(lambda q: q.defaults.max_num_batched_tokens) * lanes,
-            np.array([one.tokens_held(q.lengths.held) for one, q in zip(memory, questions, strict=True)]) * lanes,
+            np.array(held, dtype=np.float64) * lanes,
             column(lambda q: q.defaults.mixed),
             column(lambda q: q.defaults.reserves_output),
         )
-        return cls(questions, memory, stack([cost_of(plan) for plan in places]).taken(of_plan), lengths, scheduling)
+        costs = stack([cost_of(plan) for plan in kinds]).taken(of_kind)
+        wants = np.array([question.wants for question in questions])
+        return cls(
+            load,
+            places,
+            questions,
+            memory,
+            costs,
+            lengths,
+            scheduling,
+            replicas=column(lambda q: q.replicas),
+            concurrency=column(lambda q: min(q.concurrency, UNBOUNDED)),
+            requests=column(lambda q: min(q.requests, UNBOUNDED)),
+            scale=column(lambda q: q.scale),
+            guessing=[place for place, question in enumerate(questions) if question.guessed],
+            wanting={str(name): np.flatnonzero(wants == name) for name in np.unique(wants)},
+        )
 
-    def values(self, logs: Numbers) -> Numbers:
-        """What each question asks for, in its row's unit, given logarithms of constants (questions, constants)."""
-        cost = self.costs.calibrated(constants_of(logs))
-        column = _column(self.questions)
-        concurrency, requests = column(lambda q: q.concurrency), column(lambda q: q.requests)
-        replicas = column(lambda q: q.replicas)
-        lengths, scheduling = self.lengths, self.scheduling
-        requests = np.where(np.isfinite(requests), requests, 1e9)
-        each = np.maximum(requests / replicas, 1.0)
-        loads = np.array([q.load for q in self.questions])
-        steady = cycle(cost, lengths, scheduling)
-        open_rows = loads == "open"
-        taken_in = np.asarray(cost.constants.request_ms) * 1e-3
-        seconds, first = np.asarray(steady.seconds), np.asarray(steady.first_token_s)
-        if open_rows.any():
-            arriving = self._arriving(cost)
-            seconds, first = np.where(open_rows, arriving[0], seconds), np.where(open_rows, arriving[1], first)
-        closed = self._closed(cost, steady, concurrency)
-        job = job_seconds(cost, lengths, scheduling, each)
-        job = self._speculated(cost, job)
-        output = lengths.output
-        first_token = np.where(loads == "closed", closed[0], first) + taken_in
-        token = np.where(loads == "closed", closed[1], (seconds - first) / np.maximum(output - 1, 1.0))
+    def values(self, constants: Constants) -> Numbers:
+        cost, output = self.costs.calibrated(constants), np.asarray(self.lengths.output)
+        if self.load in {"closed", "open"}:
+            first, token = self._closed(cost) if self.load == "closed" else self._arriving(cost)
+            first = first + np.asarray(constants.request_ms) * 1e-3
+            seconds = first + token * (output - 1)
+            requests_per_s = self.concurrency / seconds if self.load == "closed" else self._arrival_rates()
+            job = self.requests / requests_per_s
+        else:
+            each = np.maximum(self.requests / self.replicas, 1.0)
+            job = self._speculated(cost, np.asarray(job_seconds(cost, self.lengths, self.scheduling, each)))
+            requests_per_s = self.replicas * each / job
+            steady = cycle(cost, self.lengths, self.scheduling)
+            first, seconds = np.asarray(steady.first_token_s), np.asarray(steady.seconds)
+            token = (seconds - first) / np.maximum(output - 1, 1.0)
         answers = {
-            "output_tokens_per_s": replicas * each * output / job,
-            "total_tokens_per_s": replicas * each * (output + lengths.input) / job,
-            "requests_per_s": replicas * each / job,
+            "output_tokens_per_s": requests_per_s * output,
+            "closed_rate": requests_per_s * output,
+            "total_tokens_per_s": requests_per_s * (output + self.lengths.input),
+            "requests_per_s": requests_per_s,
             "makespan_s": job,
-            "first_token_s": first_token,
+            "first_token_s": first,
             "token_s": token,
-            "request_s": first_token + token * (output - 1),
-            "request_p99_s": P99_OVER_MEAN * (first_token + token * (output - 1)),
-            "closed_rate": concurrency * output / (first_token + token * (output - 1)),
-            "kv_blocks": np.array([one.blocks() for one in self.memory], dtype=np.float64),
-            "kv_tokens": np.array([one.kv_tokens() for one in self.memory], dtype=np.float64),
-            "kv_gib": np.array([one.cache for one in self.memory]),
+            "request_s": seconds,
+            "request_p99_s": P99_OVER_MEAN * seconds,
         }
-        chosen = [answers[question.wants][place] for place, question in enumerate(self.questions)]
-        return np.array(chosen) * column(lambda q: q.scale)
+        found = np.zeros(len(self.questions))
+        for wants, places in self.wanting.items():
+            found[places] = answers[wants][places] if wants in answers else self._of_memory(wants, places)
+        return found * self.scale
 
-    def saturated(self) -> Numbers:
-        """Sequences offered over those that the cache has room for."""
-        column = _column(self.questions)
-        offered = np.minimum(column(lambda q: min(q.concurrency, 1e9)), self.scheduling.sequences)
+    def _of_memory(self, wants: str, places: NDArray[np.int64]) -> Numbers:
+        size = {"kv_blocks": Memory.blocks, "kv_tokens": Memory.kv_tokens, "kv_gib": lambda one: one.cache}[wants]
+        return np.array([size(self.memory[place]) for place in places], dtype=np.float64)
+
+    def _arrival_rates(self) -> Numbers:
+        return np.array([float(np.mean(question.rates)) for question in self.questions])
+
+    def saturation(self) -> Numbers:
+        offered = np.minimum(self.concurrency, self.scheduling.sequences)
         return np.asarray(offered / np.maximum(room(self.lengths, self.scheduling), 1e-9))
 
-    def _closed(self, cost: StepCost, steady: Cycle, concurrency: Numbers) -> tuple[Numbers, Numbers]:
-        """(time to first token, time of each other token)"""
-        concurrency = np.where(np.isfinite(concurrency), concurrency, 1.0)
-        wave = wave_seconds(cost, self.lengths, self.scheduling, np.asarray(steady.sequences))
-        decode = steady.decode_step_s * np.maximum(self.lengths.output - 1, 0.0)
-        prefill = np.maximum(np.asarray(wave) - decode, 0.0)
-        waiting = np.maximum(concurrency - steady.sequences, 0.0) / steady.sequences * steady.seconds
-        first = (1 - FIRST_WAVE) * steady.first_token_s + FIRST_WAVE * 0.6 * prefill + waiting
-        token = (steady.seconds - steady.first_token_s) / np.maximum(self.lengths.output - 1, 1.0)
+    def _closed(self, cost: StepCost) -> tuple[Numbers, Numbers]:
+        """(time to first token, time of each other token) where each answer is followed by a new request."""
+        steady = cycle(cost, self.lengths, self.scheduling)
+        steps = np.maximum(np.asarray(self.lengths.output) - 1, 0.0)
+        wave = wave_seconds(cost, self.lengths, self.scheduling, steady.sequences)
+        prefill = np.maximum(np.asarray(wave) - steady.decode_step_s * steps, 0.0)
+        waiting = np.maximum(self.concurrency - steady.sequences, 0.0) / steady.sequences * steady.seconds
+        first = (1 - FIRST_WAVE) * steady.first_token_s + FIRST_WAVE * MEAN_OF_WAVE * prefill + waiting
+        token = (steady.seconds - steady.first_token_s) / np.maximum(steps, 1.0)
         return np.asarray(first), np.asarray(token)
 
     def _arriving(self, cost: StepCost) -> tuple[Numbers, Numbers]:
-        """(time in the system, time to first token) where requests come at given rates: sequences = rate * time."""
-        stages = max(len(q.rates) for q in self.questions)
+        """The same where requests come at given rates: as many run as arrive while one is answered (Little)."""
+        stages = max(len(question.rates) for question in self.questions)
+        rates = [[*question.rates, *[0.0] * (stages - len(question.rates))] for question in self.questions]
         most = np.maximum(np.minimum(self.scheduling.sequences, room(self.lengths, self.scheduling)), 1.0)
-        total = np.zeros(len(self.questions))
-        waiting, weight = total.copy(), total.copy()
-        for stage in range(stages):
-            rate = np.array([q.rates[stage] if stage < len(q.rates) else 0.0 for q in self.questions])
+        first, total = np.zeros(len(self.questions)), np.zeros(len(self.questions))
+        for rate in np.array(rates).T:
             running = np.ones(len(self.questions))
             for _ in range(ARRIVAL_ROUNDS):
-                seconds, _, first = cycle_seconds(cost, self.lengths, self.scheduling, running)
-                wanted = np.clip(rate * np.asarray(seconds), 0.5, most)
-                running = np.sqrt(running * wanted)
+                seconds, _, wait = cycle_seconds(cost, self.lengths, self.scheduling, running)
+                running = np.sqrt(running * np.clip(rate * np.asarray(seconds), 0.5, most))
+            first += rate * np.asarray(wait)
             total += rate * np.asarray(seconds)
-            waiting += rate * np.asarray(first)
-            weight += rate
-        return total / np.maximum(weight, 1e-9), waiting / np.maximum(weight, 1e-9)
+        weight = np.sum(rates, axis=1)
+        token = (total - first) / weight / np.maximum(np.asarray(self.lengths.output) - 1, 1.0)
+        return first / weight, token
 
     def _speculated(self, cost: StepCost, job: Numbers) -> Numbers:
         """Jobs of plans that guess take as much shorter or longer as their decode steps do."""
-        times = np.asarray(job, dtype=np.float64).copy()
-        for place, question in enumerate(self.questions):
-            if not question.guessed or question.draft is None:
+        times = job.copy()
+        for place in self.guessing:
+            question = self.questions[place]
+            if question.draft is None:
                 continue
-            constants = type(cost.constants)(
-                **{field.name: float(getattr(cost.constants, field.name)[place]) for field in fields(cost.constants)}
+            constants = Constants(
+                **{field.name: float(getattr(cost.constants, field.name)[place]) for field in fields(Constants)}
             )
             target = cost_of(question.plan).calibrated(constants)
             draft = step_cost(question.draft, question.plan.gpu).calibrated(constants)
-            batch = min(question.concurrency, float(self.scheduling.sequences[place]))
-            context = batch * float(np.asarray(self.lengths.held)[place])
+            batch = min(question.concurrency, question.defaults.max_num_seqs)
+            context = batch * float(question.lengths.held)
             plain = float(target.seconds(0.0, 0.0, batch, context))
             guessing = float(seconds_per_token(target, draft, batch, context, question.guessed, ACCEPTANCE))
-            times[place] += (guessing - plain) * float(np.asarray(self.lengths.output)[place])
+            times[place] += (guessing - plain) * float(question.lengths.output)
         return times
 
 
-def _column(questions: Sequence[Question]):  # type: ignore[no-untyped-def]
+def _columns(questions: Sequence[Question]) -> Callable[[Callable[[Question], object]], Numbers]:
     return lambda pick: np.array([pick(question) for question in questions], dtype=np.float64)

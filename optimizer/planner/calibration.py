@@ -101,7 +101,7 @@ def fit(
     left = target - predict(here)
     best = loss(left, now)
     for _ in range(ROUNDS):
-        slope = _slopes(predict, here)  # (rows, constants)
+        slope = _slopes(predict, here, target - left)  # (rows, constants)
         jacobian = member[:, free[:, 0]] * slope[:, free[:, 1]]
         weight = weights * (FREEDOM + 1) / (FREEDOM + (left / NOISE) ** 2) / NOISE**2
         normal = (jacobian * weight[:, None]).T @ jacobian + np.diag(precision)
@@ -123,13 +123,10 @@ def fit(
     return Calibration(deviations)
 
 
-def _slopes(predict: Predict, logs: Numbers, width: float = 0.01) -> Numbers:
-    columns = []
-    for constant in range(logs.shape[1]):
-        shift = np.zeros(logs.shape[1])
-        shift[constant] = width
-        columns.append((predict(logs + shift) - predict(logs - shift)) / (2 * width))
-    return np.stack(columns, axis=1)
+def _slopes(predict: Predict, logs: Numbers, now: Numbers, width: float = 0.01) -> Numbers:
+    """(rows, constants), by differences; `now` is what these logarithms give."""
+    shifts = np.eye(logs.shape[1]) * width
+    return np.stack([(predict(logs + shift) - now) / width for shift in shifts], axis=1)
 
 
 def _kind(group: str) -> str:

@@ -26,7 +26,7 @@ def defaults_of(engine: str, version: str, gpu: Gpu, *, offline: bool = True, st
     large = gpu.memory_gib >= 70
     if number is not None and number < (0, 8):  # engine V0: prompts first, and alone
         return Defaults("vllm", "vllm-v0", 256, 8192, 0.9, False, False)
-    # vLLM's arg_utils: larger defaults where a GPU has 70 GiB and is no A100, larger still offline than behind a server.
+    # vLLM's arg_utils: larger defaults where a GPU has 70 GiB and is no A100, and offline larger than behind a server.
     seqs = 1024 if large and "A100" not in gpu.name else 256
     if gpu.memory_gib >= 160 or (large and "A100" not in gpu.name):
         tokens = 16384 if offline or gpu.memory_gib >= 160 else 8192

@@ -1,4 +1,4 @@
-"""Shares of a GPU's peaks that vLLM's kernels were measured to reach, for a GPU that was measured or the nearest one."""
+"""Shares of a GPU's peaks that vLLM's kernels were measured to reach, on this GPU or on the nearest one."""
 
 import tomllib
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class DecodeAttention:
     bandwidth_share: float
 
 
-# Peaks of these are not held at their power limit, or are passed: consumer cards' peaks are stated for FP32 accumulation
+# Peaks of these are not held at their power limit, or are passed: consumer cards' peaks are told for FP32 accumulation
 # and measured above it (gpu_specs.csv, cuBLASLt), inference cards of 70 to 150 W throttle. Priors, to be calibrated.
 SUSTAINED = {"L4": 0.75, "A10": 0.75, "T4": 0.6, "A100-PCIe-80GB": 0.9, "V100": 0.8, "RTX 5090": 1.2}
 # Of the 16-bit peak: FlashAttention-2 and -3 as their papers report (arXiv 2307.08691, 2407.08608); none before Ampere.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.precision import kv_bytes, precisions
-from optimizer.planner.step import Split, kv_bytes_read
+from optimizer.planner.step import ALONE, Split, kv_bytes_read
 from optimizer.planner.weights import weights_of
 from serving.engine_config import ModelShape
 
@@ -66,7 +66,7 @@ class Memory:
 def memory_of(
     shape: ModelShape,
     gpu: Gpu,
-    split: Split = Split(),
+    split: Split = ALONE,
     weight_dtype: str = "auto",
     kv_dtype: str = "auto",
     *,

@@ -47,9 +47,8 @@ def _told(questions: list[Question], calibration: Calibration) -> list[Predictio
         return []
     made = Asked.of(questions)
     values = made.values(calibration.logs([question.groups for question in questions]))
-    saturation = made.saturated()
     found = []
-    for question, value, memory, over in zip(questions, values, made.memory, saturation, strict=True):
+    for question, value, memory, over in zip(questions, values, made.memory, made.saturation, strict=True):
         kind = stratum_of(question, float(over))
         bounds = bounds_of(kind)
         whole = question.lengths.input + question.lengths.output

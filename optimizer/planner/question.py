@@ -50,8 +50,8 @@ OFFLINE_REQUESTS = 1000  # where a row tells of none: vLLM's own benchmark's def
 UNEVEN_VARIATION = 0.8  # of output lengths whose mean is no whole number, that is, of real answers
 
 
-# Argonne's bench does not say which A100 it ran on. Llama-2-7B of 2 * 1024 tokens runs no faster at batch 64 than at 32, as
-# where 28 sequences fit in 40 GB, and Llama-2-70B on four of them is as starved; its machine of that time had those.
+# Argonne's bench does not say which A100 it ran on. Llama-2-7B of 2 * 1024 tokens runs no faster at batch 64 than at
+# 32, as where 28 sequences fit in 40 GB, and Llama-2-70B on four of them is as starved.
 ARGONNE_A100 = "A100-SXM4-40GB"
 
 

@@ -1,8 +1,8 @@
 """A batch that is kept full: tokens held, sequences that run, and the time in which each of them is replaced.
 
 A cycle is the time in which as many requests end as run at once. It has one decode step for each output token, and its
-prompts' tokens either share some of those steps (chunked prefill, Sarathi-Serve, arXiv 2403.02310) or stop them. Little:
-sequences = rate * time in the system. All quantities may be arrays over plans.
+prompts' tokens either share some of those steps (chunked prefill, Sarathi-Serve, arXiv 2403.02310) or stop them.
+Little: sequences = rate * time in the system. All quantities may be arrays over plans.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ PACKED = 0.97  # of the cache that running sequences fill on average, where it i
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Of a job's requests, tokens: means, and the means of products that say how long outputs and inputs go together."""
+    """Of a job's requests, tokens: means, and means of products: how long outputs and inputs go together."""
 
     input: Amount
     output: Amount

@@ -46,6 +46,9 @@ class Constants:
     bubble: Amount = 0.05  # of a step, for each stage of a pipeline after the first: stages that wait for another
 
 
+PRIORS = Constants()
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """One model over GPUs."""
@@ -57,6 +60,9 @@ class Split:
     @property
     def ranks(self) -> int:
         return self.tensor * self.pipeline
+
+
+ALONE = Split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ class StepCost:
     hidden_bytes: Amount  # of one token, as it is reduced or sent
     reduce_us: Numbers
     send_s_per_byte: Amount
-    constants: Constants = Constants()
+    constants: Constants = PRIORS
 
     def seconds(
         self,
@@ -112,8 +118,8 @@ class StepCost:
         """Of a step with these tokens of prompts and these sequences that decode one token each.
 
         `prefill_attended` sums, over the prompts' tokens of the step, how many tokens each attends to: c * (x + c/2)
-        for a chunk of c after x. `decode_context_tokens` sums the lengths of the sequences that decode. Rows are `sampled` from
-        for each of those, unless told.
+        for a chunk of c after x. `decode_context_tokens` sums the lengths of the sequences that decode. As many rows
+        as those are `sampled` from, unless told.
         """
         k = self.constants
         prefill = np.asarray(prefill_tokens, dtype=np.float64)
@@ -240,10 +246,10 @@ def stack(costs: Sequence[StepCost]) -> StepCost:
 def step_cost(
     shape: ModelShape,
     gpu: Gpu,
-    split: Split = Split(),
+    split: Split = ALONE,
     weight_dtype: str = "auto",
     kv_dtype: str = "auto",
-    constants: Constants = Constants(),
+    constants: Constants = PRIORS,
 ) -> StepCost:
     weights, schemes, number = weights_of(shape), precisions(weight_dtype, gpu), kv_bytes(kv_dtype)
     linear, experts = schemes.linear, schemes.experts

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from optimizer.catalogue.catalogue import gpu, model
-from optimizer.planner.step import Constants, Split, StepCost, step_cost
+from optimizer.planner.step import ALONE, PRIORS, Constants, Split, StepCost, step_cost
 
 GPUS = ("A100-SXM4-80GB", "H100-SXM-80GB", "H200-SXM-141GB", "B200-SXM-180GB", "L40S", "L4", "T4", "RTX 4090")
 DENSE = ("Llama-3.1-8B", "Llama-3.1-70B", "Qwen3-32B")
@@ -19,9 +19,9 @@ lengths = st.integers(1, 8192)
 def cost(
     model_name: str = "Llama-3.1-8B",
     gpu_name: str = "H100-SXM-80GB",
-    split: Split = Split(),
+    split: Split = ALONE,
     weight_dtype: str = "auto",
     kv_dtype: str = "auto",
-    constants: Constants = Constants(),
+    constants: Constants = PRIORS,
 ) -> StepCost:
     return step_cost(model(model_name).shape, gpu(gpu_name), split, weight_dtype, kv_dtype, constants)

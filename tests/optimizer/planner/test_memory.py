@@ -6,13 +6,11 @@ from hypothesis import strategies as st
 
 from optimizer.catalogue.catalogue import gpu, model
 from optimizer.planner.memory import Memory, memory_of
-from optimizer.planner.step import Split
+from optimizer.planner.step import ALONE, Split
 from tests.optimizer.planner.plans import gpus, models
 
 
-def held(
-    name: str = "Llama-3.1-8B", gpu_name: str = "H100-SXM-80GB", split: Split = Split(), **given: object
-) -> Memory:
+def held(name: str = "Llama-3.1-8B", gpu_name: str = "H100-SXM-80GB", split: Split = ALONE, **given: object) -> Memory:
     return memory_of(model(name).shape, gpu(gpu_name), split, **given)  # type: ignore[arg-type]
 
 
