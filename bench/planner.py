@@ -1,6 +1,6 @@
 """How far the planner is off on rows that others measured: in sample, and with whole GPUs or models left out.
 
-    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit] [--folds sample,gpu,model]
+    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit] [--folds sample,cell,gpu,model,source]
 
 Each fold is fitted anew without the rows it is tested on. Counted are throughputs, closed-loop rates (from pairs of
 TTFT and TPOT by Little's law) and times per token; never times to first token, which are queueing where a batch is
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from optimizer.planner.answers import Asked
 from optimizer.planner.calibration import NAMES, NONE, Calibration, fit
 from optimizer.planner.interval import FEWEST, Bounds, Stratum, conformal
+from optimizer.planner.kernels import CALL_FIRST, CALL_STEP, CALLS
 from optimizer.planner.predict import stratum_of
 from optimizer.planner.question import Question, Unanswerable, question_of
 from optimizer.planner.step import StepCost
@@ -36,7 +37,10 @@ RESULTS = Path("bench/results/planner.csv")
 PACKAGE = Path("optimizer/planner")
 COUNTED = {"output_tokens_per_s", "total_tokens_per_s", "closed_rate", "token_s", "requests_per_s"}
 FITTED = COUNTED | {"request_s"}
-MODEL_FOLDS = 8
+FOLDS = 8  # of models, and of cells of a GPU and a model
+FAMILIES = ("AIConfigurator silicon_sample.csv (NVIDIA", "AIConfigurator silicon_sample.csv (Semi", "Argonne", "BLIS")
+FAMILIES += ("MLPerf", "NVIDIA TensorRT-LLM docs perf (static", "Qwen")
+FAMILIES += ("NVIDIA TensorRT-LLM docs perf-overview", "NVIDIA TensorRT-LLM docs developer")
 SHORTLISTS, SHORTLIST = 4000, 8
 MLPERF_WEIGHT = 0.3  # their input lengths are means of a data set, or assumed
 
@@ -52,7 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="How far the planner is off on rows that others measured.")
     parser.add_argument("rows", type=Path, nargs="?", default=ROWS)
     parser.add_argument("--fit", action="store_true", help="write the shipped constants and bounds")
-    parser.add_argument("--folds", default="sample,gpu,model")
+    parser.add_argument("--folds", default="sample,cell,gpu,model,source")
     parser.add_argument("--detail", action="store_true", help="tables by source, GPU, model and version")
     options = parser.parse_args()
     cases, unanswered = read(options.rows)
@@ -63,7 +67,7 @@ def main() -> int:
     whole = bench.fitted(np.ones(len(cases), dtype=bool))
     predicted = {"sample": bench.logs_of(whole)}
     for fold in [name for name in options.folds.split(",") if name != "sample"]:
-        predicted[fold] = bench.left_out(fold)
+        predicted[fold] = bench.left_out(fold, whole)
     if options.fit:
         bench.write(whole, predicted, options.rows.name)
     summary = []
@@ -126,6 +130,10 @@ class Bench:
     def column(self, name: str) -> NDArray[np.str_]:
         if name == "gpu":
             return np.array([case.question.plan.gpu.name for case in self.cases])
+        if name == "model":
+            return np.array([base_name(case) for case in self.cases])
+        if name == "cell":
+            return np.array([f"{base_name(case)} on {case.question.plan.gpu.name}" for case in self.cases])
         return np.array([case.row[name] for case in self.cases])
 
     def logs_of(self, calibration: Calibration) -> Numbers:
@@ -146,15 +154,16 @@ class Bench:
             start,
         )
 
-    def left_out(self, kind: str) -> Numbers:
-        """log(measured / predicted) of every case by a fit that saw neither its GPU (model)."""
-        names = self.column(kind) if kind != "model" else np.array([base_name(case) for case in self.cases])
+    def left_out(self, kind: str, whole: Calibration) -> Numbers:
+        """log(measured / predicted) of every case by a fit that never saw its GPU, model, source, or cell of two."""
+        names = self.column(kind)
         distinct = sorted(set(names))
         folds = [{name} for name in distinct]
-        if kind == "model":
-            folds = [set(distinct[start::MODEL_FOLDS]) for start in range(MODEL_FOLDS)]
+        if kind == "source":
+            folds = [{name for name in distinct if name.startswith(first)} for first in FAMILIES]
+        if kind in {"model", "cell"}:
+            folds = [set(distinct[start::FOLDS]) for start in range(FOLDS)]
         logs = np.full(len(self.cases), np.nan)
-        whole = self.fitted(np.ones(len(self.cases), dtype=bool))
         for fold in folds:
             test = np.isin(names, sorted(fold))
             seen = {group for each, out in zip(self.groups, test, strict=True) if not out for group in each}
@@ -171,7 +180,7 @@ class Bench:
             inside = ", ".join(f"{name} = {known[name]:.4f}" for name in NAMES if name in known)
             lines.append(f'deviation."{group}" = {{ {inside} }}')
         (PACKAGE / "constants.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        gpus = sorted(set(self.column("gpu")))
+        gpus = sorted({str(name) for name in self.column("gpu")})
         bounds = self.bounds(predicted)
         lines = [
             f"# Written by `python bench/planner.py --fit` from {rows}: factors that hold 90 % of left-out rows.",
@@ -186,23 +195,40 @@ class Bench:
         return [stratum_of(case.question, float(over)) for case, over in zip(self.cases, self.saturation, strict=True)]
 
     def bounds(self, predicted: dict[str, Numbers]) -> dict[Stratum, Bounds]:
-        gpu, model = predicted.get("gpu", predicted["sample"]), predicted.get("model", predicted["sample"])
+        gpu, cell, source = (predicted.get(fold, predicted["sample"]) for fold in ("gpu", "cell", "source"))
         strata = np.array([stratum.value for stratum in self.strata()])
         vllm_dense = np.isin(strata, [Stratum.SEEN.value, Stratum.UNSEEN.value])
         pools = {
-            Stratum.SEEN: model[vllm_dense & self.counted],
-            Stratum.UNSEEN: gpu[vllm_dense & self.counted],
-            Stratum.MOE: model[(strata == Stratum.MOE.value) & self.counted],
-            Stratum.SATURATED: model[(strata == Stratum.SATURATED.value) & self.counted],
-            Stratum.OTHER_ENGINE: model[(strata == Stratum.OTHER_ENGINE.value) & self.counted],
+            Stratum.SEEN: (cell, vllm_dense),
+            Stratum.UNSEEN: (gpu, vllm_dense),
+            Stratum.MOE: (cell, strata == Stratum.MOE.value),
+            Stratum.SATURATED: (cell, strata == Stratum.SATURATED.value),
+            Stratum.OFFLINE: (source, vllm_dense),
+            Stratum.OTHER_ENGINE: (cell, strata == Stratum.OTHER_ENGINE.value),
         }
         found = {}
-        for stratum, logs in pools.items():
-            known = [float(log) for log in logs if np.isfinite(log)]
-            if len(known) >= FEWEST:
-                found[stratum] = conformal(known)
-        found[Stratum.MEMORY] = Bounds(0.96, 1.04)
+        for stratum, (logs, mask) in pools.items():
+            use = mask & self.counted & np.isfinite(logs)
+            if use.sum() >= FEWEST:
+                found[stratum] = conformal([float(log) for log in logs[use]])
+                held = self.coverage(logs[use], self.column("cell")[use])
+                limits = f"{found[stratum].low:.3f} … {found[stratum].high:.3f}  n {use.sum():5d}"
+                print(f"bounds     {stratum.value:20} {limits}  cover {100 * held:.1f} % of other cells")
+        found[Stratum.MEMORY] = Bounds(0.95, 1.05)
         return found
+
+    def coverage(self, logs: Numbers, cells: NDArray[np.str_], splits: int = 40) -> float:
+        """Share of rows inside bounds that are drawn from the other half of the cells, over random halves."""
+        rng = np.random.default_rng(4)
+        names, inside = np.unique(cells), []
+        for _ in range(splits):
+            half = np.isin(cells, rng.permutation(names)[: len(names) // 2])
+            if half.sum() < FEWEST or (~half).sum() < FEWEST:
+                continue
+            bounds = conformal([float(log) for log in logs[half]])
+            other = np.exp(logs[~half])
+            inside.append(float(np.mean((other >= bounds.low) & (other <= bounds.high))))
+        return float(np.mean(inside)) if inside else float("nan")
 
 
 def base_name(case: Case) -> str:
@@ -228,7 +254,7 @@ def report(fold: str, bench: Bench, logs: Numbers, detail: bool) -> list[dict[st
     errors = [float(one["mape"]) for one in by_source if one["n"]]
     print(f"{fold:10} mean over sources: MAPE {np.mean(errors):.1f} %")
     if detail:
-        models = np.array([base_name(case) for case in bench.cases])
+        models = bench.column("model")
         for names, what in (
             (bench.column("gpu"), "gpu"),
             (models, "model"),
@@ -279,11 +305,21 @@ def baselines(bench: Bench) -> dict[str, Numbers]:
 def bare(cost: StepCost) -> StepCost:
     one = np.ones_like(cost.bandwidth)
     flat = np.ones_like(cost.linear_shares)
+    sizes = 2.0 ** (CALL_FIRST + CALL_STEP * np.arange(CALLS))
     return replace(
-        cost, linear_shares=flat, expert_shares=flat, head_shares=flat, linear_compute_share=one,
-        linear_read_share=one, expert_compute_share=one, expert_read_share=one, kv_bandwidth_share=one,
-        kv_floor_s=0 * one, attention_share=one, activation_bytes=0 * one, reduces=0 * one,
-    )  # fmt: skip
+        cost,
+        linear_shares=flat,
+        expert_shares=flat,
+        head_shares=flat,
+        linear_compute_share=one,
+        linear_read_share=one,
+        expert_compute_share=one,
+        expert_read_share=one,
+        kv_call_us=1e6 * sizes / cost.bandwidth[:, None],
+        attention_share=one,
+        activation_bytes=0 * one,
+        reduces=0 * one,
+    )
 
 
 def decide(bench: Bench, predicted: dict[str, Numbers]) -> None:

@@ -9,8 +9,8 @@ from optimizer.catalogue.catalogue import gpu, model
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.calibration import shipped
 from optimizer.planner.explanation import Explanation, explanation_of
+from optimizer.planner.found import Interval
 from optimizer.planner.layouts import BLOCK_TOKENS, Layout
-from optimizer.planner.plan import Interval
 from optimizer.planner.precision import UnknownPrecision, kv_bytes, precisions
 from optimizer.planner.step import Split
 from serving.engine_config import ModelShape

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.planner.calibration import constants_of
-from optimizer.planner.engines import Defaults
-from optimizer.planner.memory import Memory, memory_of
-from optimizer.planner.question import Plan, Question
-from optimizer.planner.speculation import ACCEPTANCE, seconds_per_token
+from optimizer.planner.memory import Memory
+from optimizer.planner.plan import Plan, cost_of, memory_for
+from optimizer.planner.question import Question
+from optimizer.planner.speculation import ACCEPTANCE, STRANGER_ACCEPTANCE, seconds_per_token
 from optimizer.planner.steady_state import Lengths, Scheduling, cycle, cycle_seconds, job_seconds, room, wave_seconds
 from optimizer.planner.step import Constants, StepCost, stack, step_cost
 
@@ -23,27 +22,8 @@ FIRST_WAVE = 0.1
 MEAN_OF_WAVE = 0.6  # of the time that a wave's prompts take, when the average one of them is answered
 P99_OVER_MEAN = 1.6
 UNBOUNDED = 1e9  # requests
+BLOCK_TOKENS = 16
 MEMORY_QUANTITIES = ("kv_blocks", "kv_tokens", "kv_gib")
-
-
-@cache
-def memory_for(plan: Plan, defaults: Defaults) -> Memory:
-    return memory_of(
-        plan.shape,
-        plan.gpu,
-        plan.split,
-        plan.weight_dtype,
-        plan.kv_dtype,
-        utilization=defaults.utilization,
-        of_free=defaults.of_free,
-        max_num_batched_tokens=defaults.max_num_batched_tokens,
-        max_num_seqs=defaults.max_num_seqs,
-    )
-
-
-@cache
-def cost_of(plan: Plan) -> StepCost:
-    return step_cost(plan.shape, plan.gpu, plan.split, plan.weight_dtype, plan.kv_dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +86,14 @@ class _Part:
             column(lambda q: q.lengths.output_squared),
             column(lambda q: q.lengths.input_output),
         )
-        held = [one.tokens_held(q.lengths.held) for one, q in zip(memory, questions, strict=True)]
+        # What was measured did run: one sequence fits, whatever the memory model says (`fits_memory` tells that).
+        held = [
+            np.maximum(one.tokens_held(q.lengths.held), q.lengths.input + q.lengths.output + 2 * BLOCK_TOKENS)
+            for one, q in zip(memory, questions, strict=True)
+        ]
         scheduling = Scheduling(
             column(lambda q: min(q.concurrency, q.defaults.max_num_seqs)) * (lanes if load == "offline" else 1.0),
-            column(lambda q: q.defaults.max_num_batched_tokens) * lanes,
+            column(lambda q: q.defaults.max_num_batched_tokens * q.plan.split.pipeline) * lanes,
             np.array(held, dtype=np.float64) * lanes,
             column(lambda q: q.defaults.mixed),
             column(lambda q: q.defaults.reserves_output),
@@ -164,8 +148,9 @@ class _Part:
         return found * self.scale
 
     def _of_memory(self, wants: str, places: NDArray[np.int64]) -> Numbers:
-        size = {"kv_blocks": Memory.blocks, "kv_tokens": Memory.kv_tokens, "kv_gib": lambda one: one.cache}[wants]
-        return np.array([size(self.memory[place]) for place in places], dtype=np.float64)
+        sizes = {"kv_blocks": Memory.blocks, "kv_tokens": Memory.kv_tokens}
+        held = [self.memory[place] for place in places]
+        return np.array([sizes[wants](one) if wants in sizes else one.cache for one in held], dtype=np.float64)
 
     def _arrival_rates(self) -> Numbers:
         return np.array([float(np.mean(question.rates)) for question in self.questions])
@@ -217,7 +202,9 @@ class _Part:
             batch = min(question.concurrency, question.defaults.max_num_seqs)
             context = batch * float(question.lengths.held)
             plain = float(target.seconds(0.0, 0.0, batch, context))
-            guessing = float(seconds_per_token(target, draft, batch, context, question.guessed, ACCEPTANCE))
+            related = question.draft.architecture == question.plan.shape.architecture
+            accepted = ACCEPTANCE if related else STRANGER_ACCEPTANCE
+            guessing = float(seconds_per_token(target, draft, batch, context, question.guessed, accepted))
             times[place] += (guessing - plain) * float(question.lengths.output)
         return times
 

@@ -39,6 +39,7 @@ SPREADS: Mapping[str, Mapping[str, float]] = {
 NOISE = 0.06  # of a row's logarithm: what versions and machines differ by besides (planner.md: 0.3 to 7.5 %)
 FREEDOM = 4.0  # of Student's t
 ROUNDS = 25
+ENOUGH = 5e-4  # of the loss: a round that gains less is the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,19 @@ class Calibration:
         of_plan = [places.setdefault(each, len(places)) for each in groups]
         return np.stack([base + sum((of_group.get(one, none) for one in each), none) for each in places])[of_plan]
 
-    def constants(self, groups: Sequence[Groups]) -> Constants:
-        return constants_of(self.logs(groups))
+    def constants_of(self, groups: Groups) -> Constants:
+        """Of one plan, plain numbers."""
+        return Constants(*(float(value) for value in np.exp(self.logs([groups])[0])))
 
 
 NONE = Calibration({})
 # Engine V0 of vLLM prepared each step in Python while the GPU waited, V1 runs ahead (vLLM's own account of V1).
-PRIORS: Mapping[str, Mapping[str, float]] = {"version:vllm-v0": {"sequence_us": math.log(6), "step_ms": math.log(4)}}
+# Its kernel for a cache of 8 bits read a KV head for each query head, and turned numbers by software before Ada.
+PRIORS: Mapping[str, Mapping[str, float]] = {
+    "version:vllm-v0": {"sequence_us": math.log(6), "step_ms": math.log(4)},
+    "attention:vllm-v0 fp8 converted": {"kv_read": math.log(2)},
+    "attention:vllm-v0 fp8 emulated": {"kv_read": math.log(10)},
+}
 
 
 def constants_of(logs: Numbers) -> Constants:
@@ -114,7 +121,7 @@ def fit(
         else:
             break
         gained, best, now, left, here = best - found, found, tried, tried_left, logs(tried)
-        if gained < 1e-4 * abs(best):
+        if gained < ENOUGH * abs(best):
             break
     deviations: dict[str, dict[str, float]] = {}
     for (group, constant), value in zip(free, now, strict=True):

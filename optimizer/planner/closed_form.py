@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.planner.calibration import Calibration
+from optimizer.planner.calibration import Calibration, constants_of
 from optimizer.planner.guessing import GuessingCost, guessing, in_steps
 from optimizer.planner.interval import Stratum, bounds_of, seen_gpus, stratum
 from optimizer.planner.job import ACCEPTANCE_ASSUMED, Job
@@ -31,7 +31,7 @@ class ClosedForm:
 
     @classmethod
     def of(cls, shape: ModelShape, job: Job, engines: Engines, calibration: Calibration) -> "ClosedForm":
-        constants = calibration.constants([layout.groups(shape) for layout in engines.layouts])
+        constants = constants_of(calibration.logs([layout.groups(shape) for layout in engines.layouts]))
         stacked = stack(
             [step_cost(shape, layout.gpu, layout.split, layout.weights, layout.kv_dtype) for layout in engines.layouts]
         ).calibrated(constants)
@@ -135,7 +135,7 @@ def _strata(shape: ModelShape, engines: Engines, saturated: Numbers) -> tuple[St
     seen, moe = seen_gpus(), bool(shape.experts)
     of_layout = [
         tuple(
-            stratum(vllm=True, moe=moe, seen=layout.gpu.name in seen, saturation=saturation)
+            stratum(vllm=True, moe=moe, seen=layout.gpu.name in seen, saturation=saturation, offline=True)
             for saturation in (0.0, 2.0)
         )
         for layout in engines.layouts

@@ -18,14 +18,19 @@ class Defaults:
     of_free: bool = False  # the share is of what weights leave
 
 
-def defaults_of(engine: str, version: str, gpu: Gpu, *, offline: bool = True, static: bool = False) -> Defaults:
+def defaults_of(
+    engine: str, version: str, gpu: Gpu, max_model_len: int = 8192, *, offline: bool = True, static: bool = False
+) -> Defaults:
     name = engine.lower()
     if "tensorrt" in name or "trt" in name:
         return Defaults("trtllm", _trtllm_era(version, static), 2048, 8192, 0.95, not static, True, True)
     number = version_number(version)
     large = gpu.memory_gib >= 70
-    if number is not None and number < (0, 8):  # engine V0: prompts first, and alone
-        return Defaults("vllm", "vllm-v0", 256, 8192, 0.9, False, False)
+    if number is not None and number < (0, 8):
+        # Engine V0 computes prompts first and alone, a whole context of them at once, but for very long contexts.
+        chunked = max_model_len > 32768
+        tokens = 2048 if chunked else max(2048, max_model_len)
+        return Defaults("vllm", "vllm-v0", 256, tokens, 0.9, chunked, False)
     # vLLM's arg_utils: larger defaults where a GPU has 70 GiB and is no A100, and offline larger than behind a server.
     seqs = 1024 if large and "A100" not in gpu.name else 256
     if gpu.memory_gib >= 160 or (large and "A100" not in gpu.name):
@@ -35,7 +40,9 @@ def defaults_of(engine: str, version: str, gpu: Gpu, *, offline: bool = True, st
     if number is not None and number < (0, 9):
         seqs = 256
     utilization = 0.92 if number is not None and number >= (0, 20) else 0.9
-    return Defaults("vllm", "vllm-v1", seqs, tokens, utilization, True, False)
+    # From then on the next step is scheduled while this one runs.
+    era = "vllm-v1" if number is not None and number < (0, 14) else "vllm-v1-async"
+    return Defaults("vllm", era, seqs, tokens, utilization, True, False)
 
 
 def version_number(version: str) -> tuple[int, int] | None:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.calibration import Calibration
 from optimizer.planner.engines import defaults_of
+from optimizer.planner.found import Interval
 from optimizer.planner.interval import Bounds, Stratum, bounds_of, seen_gpus, stratum
 from optimizer.planner.layouts import BLOCK_TOKENS, ENGINE, RELEASE, Layout, reason_against
 from optimizer.planner.memory import Memory
-from optimizer.planner.plan import Interval
+from optimizer.planner.plan import calibrated_cost
 from optimizer.planner.precision import kv_bytes, precisions
 from optimizer.planner.steady_state import Lengths, Scheduling, cycle, fixed, room
-from optimizer.planner.step import StepCost, step_cost
+from optimizer.planner.step import StepCost
 from optimizer.planner.weights import Weights, weights_of
 from optimizer.planner.work import Work, work_of
 from serving.engine_config import ModelShape
@@ -70,7 +71,7 @@ def explanation_of(
     lengths = fixed(float(prompt_tokens), float(output_tokens))
     held = float(lengths.held)
     kv_tokens = float(memory.tokens_held(held, BLOCK_TOKENS))
-    cost = _calibrated(shape, layout, calibration)
+    cost = calibrated_cost(layout.plan(shape), limits, RELEASE, calibration=calibration)
     holds = float(room(lengths, Scheduling(float(limits.max_num_seqs), 0.0, kv_tokens)))
     largest = min(int(holds), limits.max_num_seqs)
     peak, bandwidth = linear.flops, gpu.memory_gb_s * 1e9
@@ -130,12 +131,6 @@ def _units(layout: Layout, peak: float) -> str:
     equal = [name for name, height in ceilings_of(layout.gpu) if height == peak]
     wanted = "FP8" if "fp8" in layout.weights else "INT8"
     return next((name for name in equal if name == wanted), equal[0] if equal else "BF16")
-
-
-def _calibrated(shape: ModelShape, layout: Layout, calibration: Calibration) -> StepCost:
-    stacked = calibration.constants([layout.groups(shape)])
-    constants = type(stacked)(**{name: float(getattr(stacked, name)[0]) for name in type(stacked).__slots__})
-    return step_cost(shape, layout.gpu, layout.split, layout.weights, layout.kv_dtype, constants)
 
 
 def _prefill(cost: StepCost, name: str, tokens: int, bounds: Bounds, fits: bool) -> Point:

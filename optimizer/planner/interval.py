@@ -1,7 +1,8 @@
 """How far off a prediction may be: split-conformal bounds by stratum (Lei et al. 2018; Vovk, Mondrian by group).
 
 A bound is a quantile of the logarithm of measured over predicted over development rows that were left out of the fit
-they were predicted by: a whole GPU for the stratum of unseen GPUs, a whole model for the others.
+they were predicted by: a whole GPU for the stratum of unseen GPUs, a whole source for offline jobs, of which the
+development rows of vLLM have none, and a whole cell of a GPU and a model for the others.
 """
 
 import math
@@ -23,6 +24,7 @@ class Stratum(StrEnum):
     UNSEEN = "unseen GPU"
     MOE = "mixture of experts"
     SATURATED = "cache saturated"
+    OFFLINE = "offline job"
     OTHER_ENGINE = "other engine"
     MEMORY = "memory"
 
@@ -33,11 +35,13 @@ class Bounds:
     high: float
 
 
-def stratum(*, vllm: bool, moe: bool, seen: bool, saturation: float) -> Stratum:
+def stratum(*, vllm: bool, moe: bool, seen: bool, saturation: float, offline: bool = False) -> Stratum:
     if not vllm:
         return Stratum.OTHER_ENGINE
     if moe:
         return Stratum.MOE
+    if offline:
+        return Stratum.OFFLINE
     if saturation > SATURATED:
         return Stratum.SATURATED
     return Stratum.SEEN if seen else Stratum.UNSEEN

@@ -1,7 +1,6 @@
 """Shares of a GPU's peaks that vLLM's kernels were measured to reach, on this GPU or on the nearest one."""
 
 import tomllib
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,10 +15,9 @@ Numbers = NDArray[np.float64]
 GRID = 15  # rows M of 2**0 … 2**14
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeAttention:
-    floor_s: float  # of one call, one layer
-    bandwidth_share: float
+CALL_FIRST, CALL_STEP, CALLS = 19, 2, 7  # bytes that a layer's decode attention reads: 2**19, 2**21 … 2**31
+MEASURED_BANDWIDTH_GB_S = {"a100_sxm": 2039, "h100_sxm": 3350, "h200_sxm": 4800, "b200_sxm": 7700, "l40s": 864}
+MEASURED_BANDWIDTH_GB_S |= {"rtx_pro_6000_server": 1792}
 
 
 # Peaks of these are not held at their power limit, or are passed: consumer cards' peaks are told for FP32 accumulation
@@ -62,10 +60,19 @@ def matrix_shares(gpu: Gpu, kernel: Kernel) -> Numbers:
     return shares
 
 
-def decode_attention(gpu: Gpu, kv_bytes_per_number: float) -> DecodeAttention:
-    tables = _tables()["decode_attention"][measured_like(gpu)]
+def decode_attention_us(gpu: Gpu, kv_bytes_per_number: float) -> Numbers:
+    """Times of a layer's call on the grid of bytes read.
+
+    A GPU that was not measured takes those of the nearest, at the bytes that it would read in that time.
+    """
+    system = measured_like(gpu)
+    tables = _tables()["decode_attention"][system]
     table = tables.get("fp8" if kv_bytes_per_number < 2 else "bfloat16") or tables["bfloat16"]
-    return DecodeAttention(table["floor_us"] * 1e-6, table["bandwidth"])
+    times = np.asarray(table["us"], dtype=np.float64)
+    slower = np.log2(MEASURED_BANDWIDTH_GB_S[system] / gpu.memory_gb_s)
+    sizes = CALL_FIRST + CALL_STEP * np.arange(float(CALLS))
+    inside = np.exp(np.interp(sizes + slower, sizes, np.log(times)))
+    return np.asarray(inside * 2.0 ** np.maximum(0.0, sizes + slower - sizes[-1]))
 
 
 def prefill_attention_share(gpu: Gpu) -> float:

@@ -12,6 +12,7 @@ from optimizer.planner.calibration import Groups
 from optimizer.planner.engines import defaults_of
 from optimizer.planner.job import Job, Wish
 from optimizer.planner.memory import GIB, Memory, memory_of
+from optimizer.planner.plan import Plan, groups_of
 from optimizer.planner.precision import kv_bytes, precisions
 from optimizer.planner.step import Split
 from serving.engine_config import ModelShape
@@ -44,20 +45,11 @@ class Layout:
         return defaults_of(ENGINE, RELEASE, self.gpu).utilization
 
     def groups(self, shape: ModelShape) -> Groups:
-        """What it has in common with measured plans, as optimizer.planner.question names it."""
-        schemes = precisions(self.weights, self.gpu)
-        weights = f"{schemes.experts.name} experts" if shape.experts else schemes.linear.name
-        number = "fp8" if kv_bytes(self.kv_dtype) < 2 else "16 bit"
-        return (
-            f"engine:{ENGINE}",
-            f"version:{defaults_of(ENGINE, RELEASE, self.gpu).era}",
-            f"release:{ENGINE} {RELEASE}",
-            f"load:{ENGINE} offline",
-            f"architecture:{self.gpu.architecture}",
-            f"gpu:{self.gpu.name}",
-            f"weights:{ENGINE} {weights}",
-            f"kv:{ENGINE} {number}",
-        )
+        """What it has in common with plans that were measured."""
+        return groups_of(self.plan(shape), defaults_of(ENGINE, RELEASE, self.gpu), RELEASE, served=False)
+
+    def plan(self, shape: ModelShape) -> Plan:
+        return Plan(shape, self.gpu, self.split, self.weights, self.kv_dtype)
 
     def memory(self, shape: ModelShape, max_num_seqs: int, max_num_batched_tokens: int) -> Memory:
         return memory_of(

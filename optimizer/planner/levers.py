@@ -8,10 +8,10 @@ import numpy as np
 from optimizer.catalogue.machines import PricedMachine
 from optimizer.planner.calibration import Calibration
 from optimizer.planner.closed_form import ClosedForm
+from optimizer.planner.found import Lever, Priced
 from optimizer.planner.job import ACCEPTANCE_ASSUMED, Job, Wish
 from optimizer.planner.layouts import BATCHED_TOKENS, PIPELINE, SEQUENCES, TENSOR, Engine, engines_from, reason_against
 from optimizer.planner.offers import cheapest
-from optimizer.planner.plan import Lever, Priced
 from optimizer.planner.pricing import Desk, Plans, machine_counts
 from optimizer.planner.step import Split
 

@@ -24,6 +24,7 @@ LIBRARIES_GIB = 0.2
 RANKS_GIB = 0.4  # of ranks that reduce: buffers of NCCL and of vLLM's own all-reduce
 # Cards whose size is told as nvidia-smi prints it; the driver keeps this much of it from every program.
 DRIVER_GIB = {"Hopper": 0.5, "Blackwell": 0.6, "Blackwell Ultra": 0.6, "Ada": 0.5}
+AS_PROGRAMS_SEE = {"RTX 4090", "RTX 5090", "RTX 6000 Ada", "GH200-96GB", "GH200-144GB"}  # told without that part
 LIVE_HIDDEN = 3.0  # copies of the residual's width that live while an MLP is computed: residual, input, output
 LIVE_MLP = 3.0  # of the MLP's width: gate, up, and their product
 SAMPLER_BYTES = 16.0  # for each logit: 16 and 32 bit, sorted, and their places
@@ -90,7 +91,7 @@ def memory_of(
     heads = 2.0 * (shape.heads + 2 * shape.kv_heads) * shape.head_dim / across
     live = LIVE_HIDDEN * shape.hidden + max(mlp if not shape.experts or shape.dense_layers else 0.0, routed, heads)
     full, windowed = kv_bytes_read(shape, across, kv_bytes(kv_dtype))
-    driver = DRIVER_GIB.get(gpu.architecture, 0.0)
+    driver = 0.0 if gpu.name in AS_PROGRAMS_SEE else DRIVER_GIB.get(gpu.architecture, 0.0)
     return Memory(
         usable=(gpu.memory_gib - driver) * (1.0 if of_free else utilization),
         free_share=utilization if of_free else 1.0,

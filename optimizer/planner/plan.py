@@ -1,95 +1,82 @@
-"""What the search finds: a plan, what it predicts, and why it is as it is."""
+"""A plan: what runs where, what a step of it takes, what it holds, and which constants it shares with others."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
-from optimizer.catalogue.machines import PricedMachine
-from serving.engine_config import EngineConfig
+from optimizer.catalogue.hardware import Gpu
+from optimizer.planner.calibration import Calibration, Groups, shipped
+from optimizer.planner.engines import Defaults, version_number
+from optimizer.planner.memory import Memory, memory_of
+from optimizer.planner.precision import kv_bytes, precisions
+from optimizer.planner.step import Split, StepCost, step_cost
+from serving.engine_config import ModelShape
 
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A predicted figure; the bounds hold 90 % of what comes true."""
-
-    value: float
-    low_90: float
-    high_90: float
+LEAST_STEP_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Engines of one kind on machines of one kind. `engine.parallelism.data` of them share a machine."""
-
-    machine: PricedMachine
-    machines: int
-    weights: str  # precision of the weights: "bf16", "fp8", "w4a16", ...
-    engine: EngineConfig
-
-    @property
-    def replicas(self) -> int:
-        """Engines, over all machines."""
-        return self.machines * self.engine.parallelism.data
-
-    @property
-    def name(self) -> str:
-        """All that tells it from others, in one line."""
-        engine, split = self.engine, self.engine.parallelism
-        parts = [
-            f"{self.machines} x {self.machine.hardware}",
-            f"{self.replicas} engines" if self.replicas > 1 else "1 engine",
-            f"TP {split.tensor}" + (f" PP {split.pipeline}" if split.pipeline > 1 else ""),
-            self.weights + (f" with {engine.cache.dtype} KV" if engine.cache.dtype != "auto" else ""),
-            f"{engine.batching.max_num_seqs} sequences, {engine.batching.max_num_batched_tokens} tokens a step",
-        ]
-        if engine.speculation.draft != "off":
-            parts.append(f"{engine.speculation.tokens} guesses by {engine.speculation.draft}")
-        return "; ".join(parts)
+    shape: ModelShape
+    gpu: Gpu
+    split: Split
+    weight_dtype: str
+    kv_dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryUse:
-    """Of one GPU."""
+@cache
+def memory_for(plan: Plan, defaults: Defaults) -> Memory:
+    def held(step_tokens: int) -> Memory:
+        return memory_of(
+            plan.shape,
+            plan.gpu,
+            plan.split,
+            plan.weight_dtype,
+            plan.kv_dtype,
+            utilization=defaults.utilization,
+            of_free=defaults.of_free,
+            max_num_batched_tokens=step_tokens,
+            max_num_seqs=defaults.max_num_seqs,
+        )
 
-    usable_gib: float  # that the engine may take
-    weights_gib: float
-    cache_gib: Interval  # left for the KV cache
-    kv_blocks: int
-    kv_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    cost_usd: Interval  # whole machines from their start to their end
-    finish_s: Interval  # from now to the last answer
-    on_time: float  # probability
-    output_tokens_per_s: Interval  # of all engines together, while batches are full
-    running_sequences: float  # of one engine, on average
-    memory: MemoryUse
-    stratum: str  # whose left-out measurements the bounds are drawn from
-    simulated: bool  # the scheduler was played through, not only its steady state computed
+    usual = held(defaults.max_num_batched_tokens)
+    # Who finds no room with the default step takes a smaller one.
+    return usual if usual.fits else held(min(LEAST_STEP_TOKENS, defaults.max_num_batched_tokens))
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
-    plan: Plan
-    prediction: Prediction
+@cache
+def cost_of(plan: Plan) -> StepCost:
+    """With priors for constants."""
+    return step_cost(plan.shape, plan.gpu, plan.split, plan.weight_dtype, plan.kv_dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class Lever:
-    """One thing that the plan could do otherwise."""
-
-    name: str  # "speculation"
-    taken: bool
-    reason: str  # one sentence, with its figure
-    cost_ratio: float | None  # the other choice's expected cost over the plan's; None: the other one cannot be
+def calibrated_cost(
+    plan: Plan, defaults: Defaults, version: str = "", *, served: bool = False, calibration: Calibration | None = None
+) -> StepCost:
+    """What a step of one plan takes, with the constants that are shipped unless others are given."""
+    groups = groups_of(plan, defaults, version, served=served)
+    return cost_of(plan).calibrated((calibration or shipped()).constants_of(groups))
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    chosen: Priced | None  # None: nothing fits
-    on_time: bool  # the chosen one is certain enough; else it is the likeliest to be done by the deadline
-    pareto: tuple[Priced, ...]  # nothing is both cheaper and sooner done; cheapest first
-    levers: tuple[Lever, ...]
-    considered: int  # plans whose cost was computed
-    refused: Mapping[str, int]  # engine configurations that cannot be, by reason
+def groups_of(plan: Plan, defaults: Defaults, version: str, *, served: bool) -> Groups:
+    """What a plan shares constants by, see calibration. Raises UnknownPrecision."""
+    schemes, shape, gpu = precisions(plan.weight_dtype, plan.gpu), plan.shape, plan.gpu
+    narrow = kv_bytes(plan.kv_dtype) < 2
+    release = version_number(version)
+    weights = schemes.experts.name + " experts" if shape.experts else schemes.linear.name
+    grouped = not shape.kv_lora_rank and shape.kv_heads < shape.heads
+    groups = [
+        f"engine:{defaults.engine}",
+        f"version:{defaults.era}",
+        f"release:{defaults.engine} {release[0]}.{release[1]}" if release else f"release:{defaults.engine}",
+        f"load:{defaults.era} {'served' if served else 'offline'}",
+        f"architecture:{gpu.architecture}",
+        f"gpu:{gpu.name}",
+        f"weights:{defaults.engine} {weights}",
+        f"kv:{defaults.engine} {'fp8' if narrow else '16 bit'}",
+    ]
+    # Old kernels read a KV head once for each of the query heads that share it.
+    if defaults.era == "vllm-v0" and narrow:
+        groups.append(f"attention:vllm-v0 fp8 {'converted' if gpu.fp8_tflops else 'emulated'}")
+    elif defaults.era in {"vllm-v0", "trtllm-static"} and grouped:
+        groups.append(f"attention:{defaults.era} grouped")
+    return tuple(groups)

@@ -12,6 +12,7 @@ from optimizer.catalogue.hardware import Gpu
 Kernel = Literal["bfloat16", "fp8", "fp8_block", "nvfp4"]
 # Scales and zero points included: groups of 128 in INT4, blocks of 32 (MXFP4) and 16 (NVFP4) with one byte each.
 INT4_BYTES, MXFP4_BYTES, NVFP4_BYTES = 0.53, 0.53125, 0.5625
+INT8_COMPUTE, INT8_READ = 0.75, 0.9  # of what 16-bit products reach: activations are narrowed before each of them
 UNPACKING = 0.85  # of the 16-bit rate, where weights are widened on the way into the product (Marlin)
 UNPACKING_READ = 0.85  # of the bandwidth that a 16-bit product reaches: smaller tiles, more of them
 UNPACKING_OLD = 0.5  # before Ampere there is no Marlin
@@ -67,13 +68,13 @@ def _scheme(name: str, gpu: Gpu) -> Scheme:
         return (
             Scheme("mxfp4", MXFP4_BYTES, gpu.fp8_tflops * 1e12, "fp8")
             if gpu.fp4_tflops
-            else _widened("mxfp4", MXFP4_BYTES, gpu)
+            else _widened("mxfp4 weights", MXFP4_BYTES, gpu)
         )
     if "fp4" in name:
         return (
             Scheme("nvfp4", NVFP4_BYTES, gpu.fp4_tflops * 1e12, "nvfp4")
             if gpu.fp4_tflops
-            else _widened("nvfp4", NVFP4_BYTES, gpu)
+            else _widened("nvfp4 weights", NVFP4_BYTES, gpu)
         )
     if any(part in name for part in ("int4", "awq", "w4a16", "gptq-4", "4bit", "q4")) or name == "gptq":
         return _widened("int4", INT4_BYTES, gpu)
@@ -82,7 +83,9 @@ def _scheme(name: str, gpu: Gpu) -> Scheme:
     if "int8" in name or "w8a8" in name or "smoothquant" in name:
         if gpu.int8_tops <= gpu.bf16_tflops:
             return _widened("int8 weights", 1.0, gpu)  # V100 has no such units, B300 nearly none
-        return Scheme("int8", 1.0, gpu.int8_tops * 1e12, "fp8" if gpu.fp8_tflops else "bfloat16")
+        if gpu.fp8_tflops:
+            return Scheme("int8", 1.0, gpu.int8_tops * 1e12, "fp8")
+        return Scheme("int8", 1.0, gpu.int8_tops * 1e12, "bfloat16", INT8_COMPUTE, INT8_READ)
     if "fp8" in name or "f8" in name:
         if not gpu.fp8_tflops:
             return _widened("fp8 weights", 1.0, gpu)

@@ -72,4 +72,5 @@ def stratum_of(question: Question, saturation: float) -> Stratum:
         moe=bool(question.plan.shape.experts),
         seen=question.plan.gpu.name in seen_gpus(),
         saturation=saturation,
+        offline=question.load == "offline",
     )

@@ -11,8 +11,9 @@ from optimizer.catalogue.catalogue import model as model_of
 from optimizer.catalogue.hardware import Gpu
 from optimizer.catalogue.names import UnknownName
 from optimizer.planner.calibration import Groups
-from optimizer.planner.engines import Defaults, defaults_of, version_number
-from optimizer.planner.precision import UnknownPrecision, kv_bytes, precisions
+from optimizer.planner.engines import Defaults, defaults_of
+from optimizer.planner.plan import Plan, groups_of
+from optimizer.planner.precision import UnknownPrecision
 from optimizer.planner.steady_state import Lengths, fixed, spread
 from optimizer.planner.step import Split
 from serving.engine_config import ModelShape
@@ -46,6 +47,7 @@ MLPERF_INPUT = {"llama3.1-405b": 9400, "deepseek-r1": 800, "llama3.1-8b": 778, "
 MLPERF_METRICS = {"mlperf_offline_tokens_per_s", "offline_job_makespan"}
 MLPERF_REQUESTS = 1e5  # at least ten minutes
 MLPERF_VARIATION = 0.7  # of output lengths
+TRTLLM_REQUESTS = 3000  # the usual number of its own tables
 OFFLINE_REQUESTS = 1000  # where a row tells of none: vLLM's own benchmark's default
 UNEVEN_VARIATION = 0.8  # of output lengths whose mean is no whole number, that is, of real answers
 
@@ -57,17 +59,6 @@ ARGONNE_A100 = "A100-SXM4-40GB"
 
 class Unanswerable(ValueError):
     """Why a row has no prediction."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What runs where."""
-
-    shape: ModelShape
-    gpu: Gpu
-    split: Split
-    weight_dtype: str
-    kv_dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,37 +99,21 @@ def question_of(row: Row) -> Question:
         shape = replace(shape, window=0, windowed_layers=0)  # it keeps and reads all of the context
     static = row.get("tier") == "C-trtllm-static" or (load == "static" and "tensorrt" in row["engine"].lower())
     served = load in {"open", "closed"}
-    defaults = defaults_of(row["engine"], row.get("engine_version", ""), gpu, offline=not served, static=static)
+    defaults = defaults_of(
+        row["engine"], row.get("engine_version", ""), gpu, shape.max_model_len, offline=not served, static=static
+    )
     defaults = _as_noted(defaults, row.get("notes", ""), concurrency)
+    plan = Plan(shape, gpu, split, weight_dtype, kv_dtype)
     try:
-        schemes = precisions(weight_dtype, gpu)
+        groups = groups_of(plan, defaults, row.get("engine_version", ""), served=served)
     except UnknownPrecision as error:
         raise Unanswerable(str(error)) from error
-    number = "fp8" if kv_bytes(kv_dtype) < 2 else "16 bit"
-    release = version_number(row.get("engine_version", ""))
-    weights = schemes.experts.name + " experts" if shape.experts else schemes.linear.name
-    grouped = not shape.kv_lora_rank and shape.kv_heads < shape.heads
-    groups = [
-        f"engine:{defaults.engine}",
-        f"version:{defaults.era}",
-        f"release:{defaults.engine} {release[0]}.{release[1]}" if release else f"release:{defaults.engine}",
-        f"load:{defaults.engine} {'served' if served else 'offline'}",
-        f"architecture:{gpu.architecture}",
-        f"gpu:{gpu.name}",
-        f"weights:{defaults.engine} {weights}",
-        f"kv:{defaults.engine} {number}",
-    ]
-    # Old kernels read a KV head once for each of the query heads that share it.
-    if defaults.era == "vllm-v0" and number == "fp8":
-        groups.append(f"attention:vllm-v0 fp8 {gpu.architecture}")
-    if defaults.era == "trtllm-static" and grouped:
-        groups.append("attention:trtllm-static grouped")
     guessed, draft = _speculation(row)
     if per_gpu:
         scale /= num_gpus
     replicas = 1.0 if served else max(1.0, num_gpus / split.ranks)
     return Question(
-        Plan(shape, gpu, split, weight_dtype, kv_dtype), replicas, defaults, tuple(groups), _lengths(row, load), load,
+        plan, replicas, defaults, groups, _lengths(row, load), load,
         concurrency, requests, rates, wants, scale, guessed, draft,
     )  # fmt: skip
 
@@ -208,7 +183,8 @@ def _requests_in_notes(row: Row) -> float:
     listed = dict(re.findall(r"(\d+/\d+):(\d+)", row.get("notes", "")))
     wanted = listed.get(f"{row.get('isl', '')}/{row.get('osl', '')}")
     found = re.search(r"num_prompts[= ]+(\d+)", row.get("notes", ""))
-    return float(wanted or (found[1] if found else OFFLINE_REQUESTS))
+    usual = TRTLLM_REQUESTS if "tensorrt" in row["engine"].lower() else OFFLINE_REQUESTS
+    return float(wanted or (found[1] if found else usual))
 
 
 def _lengths(row: Row, load: str) -> Lengths:

@@ -17,13 +17,13 @@ from optimizer.catalogue.machines import PricedMachine
 from optimizer.planner.calibration import Calibration, shipped
 from optimizer.planner.certainty import about_sure_s, sure_s
 from optimizer.planner.closed_form import ClosedForm
+from optimizer.planner.found import Found, Interval, MemoryUse, Plan, Prediction, Priced
 from optimizer.planner.interval import Stratum, bounds_of
 from optimizer.planner.job import Job, Wish
 from optimizer.planner.layouts import BLOCK_TOKENS, Engines, Places, engines_of, layouts_of
 from optimizer.planner.levers import levers_of
 from optimizer.planner.offers import USUAL, Overheads, cheapest
 from optimizer.planner.pareto import front, thinned
-from optimizer.planner.plan import Found, Interval, MemoryUse, Plan, Prediction, Priced
 from optimizer.planner.pricing import Desk, Plans, machine_counts
 from optimizer.planner.simulated import played_seconds
 from serving.engine_config import (

@@ -12,13 +12,16 @@ from optimizer.planner.step import StepCost
 Amount = float | NDArray[np.float64]
 
 MOST_GUESSED = 8
-ACCEPTANCE = 0.6  # of a guess, where none was measured: a small draft model of the same family
+# Of a guess, where none was measured: by a small draft model of the target's family, and by one of another, that was
+# trained on other text.
+ACCEPTANCE, STRANGER_ACCEPTANCE = 0.6, 0.1
 
 
 def expected_tokens(acceptance: Amount, guessed: int) -> Amount:
     """(1 - a^(g+1)) / (1 - a): the tokens that a step yields, its own among them."""
     accepted = np.minimum(acceptance, 1 - 1e-9)
-    return (1 - accepted ** (guessed + 1)) / (1 - accepted)
+    expected: Amount = (1 - accepted ** (guessed + 1)) / (1 - accepted)
+    return expected
 
 
 def checked_seconds(cost: StepCost, sequences: Amount, context_tokens: Amount, guessed: int) -> Amount:

@@ -104,7 +104,9 @@ def cycle_seconds(
     shared = np.clip(steps, fewest, events)
     chunk = prompts / shared
     attended = prompts * (lengths.cached + computed / 2) / shared
-    together = cost.seconds(chunk, attended, running, context)
+    # Where there are more steps with prompts than output tokens, only some of the sequences decode in each.
+    decoding = np.minimum(1.0, steps / shared)
+    together = cost.seconds(chunk, attended, running * decoding, context * decoding)
     apart = cost.seconds(chunk, attended, 0.0, 0.0)
     alone = np.maximum(steps - shared, 0.0)
     chunked = shared * together + alone * decode

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.communication import FIRST, STEP, all_reduce_us
-from optimizer.planner.kernels import GRID, decode_attention, matrix_shares, prefill_attention_share, sustained
+from optimizer.planner.kernels import (
+    CALL_FIRST,
+    CALL_STEP,
+    CALLS,
+    GRID,
+    decode_attention_us,
+    matrix_shares,
+    prefill_attention_share,
+    sustained,
+)
 from optimizer.planner.precision import kv_bytes, precisions
 from optimizer.planner.weights import weights_of
 from serving.engine_config import ModelShape
@@ -95,8 +104,8 @@ class StepCost:
     kv_window_bytes: Amount  # the same in layers with a window
     window: Amount
     latent_flops: Amount  # decode, for each token of context; 0 but for latent attention
-    kv_bandwidth_share: Amount
-    kv_floor_s: Amount  # of all layers' calls
+    kv_call_us: Numbers  # of one layer's call, by log2 of the bytes that it reads
+    full_layers: Amount  # without a window
     attention_flops: Amount  # prefill, for each pair of tokens, in layers without a window
     attention_window_flops: Amount
     attention_share: Amount
@@ -155,7 +164,8 @@ class StepCost:
         layers = self.layers * k.layer_us * 1e-6 + self.expert_layers * k.routing_us * 1e-6
         total = (total + layers) * (1 + k.bubble * (self.stages - 1))
         besides = sequences * k.sequence_us * 1e-6 + k.step_ms * 1e-3
-        return np.where(tokens > 0, total + besides, 0.0)[()]
+        seconds: Amount = np.where(tokens > 0, total + besides, 0.0)[()]
+        return seconds
 
     def _attention(
         self, prefill: Numbers, attended: Amount, sequences: Numbers, context: Amount, lanes: Amount
@@ -165,12 +175,21 @@ class StepCost:
         mean_attended = attended / np.maximum(prefill, 1e-9)
         seen = np.minimum(1.0, self.window / np.maximum(mean_context, 1e-9))
         seen_prefill = np.minimum(1.0, self.window / np.maximum(mean_attended, 1e-9))
-        read = (self.kv_full_bytes + self.kv_window_bytes * seen) * context / lanes
-        by_bytes = read / (self.bandwidth * self.kv_bandwidth_share)
-        by_flops = self.latent_flops * context / lanes / (self.half_flops * self.attention_share)
-        decode = np.maximum(by_bytes, by_flops) * k.kv_read + np.where(sequences > 0, self.kv_floor_s, 0.0)
+        local = context / lanes
+        by_bytes = self._calls(self.full_layers, self.kv_full_bytes * local)
+        by_bytes = by_bytes + self._calls(self.layers - self.full_layers, self.kv_window_bytes * seen * local)
+        by_flops = self.latent_flops * local / (self.half_flops * self.attention_share)
+        decode = np.where(sequences > 0, np.maximum(by_bytes, by_flops) * k.kv_read, 0.0)
         flops = (self.attention_flops + self.attention_window_flops * seen_prefill) * attended / lanes
         return decode + flops / (self.half_flops * self.attention_share) * k.prefill_attention
+
+    def _calls(self, layers: Amount, read: Amount) -> Numbers:
+        """Of these layers' decode attention, which read so many bytes together."""
+        each = np.log2(np.maximum(read / np.maximum(layers, 1.0), 1.0))
+        place = (each - CALL_FIRST) / CALL_STEP
+        within = np.exp(_between(np.log(self.kv_call_us), np.clip(place, 0.0, CALLS - 1.0)))
+        beyond = 2.0 ** np.maximum(0.0, each - CALL_FIRST - CALL_STEP * (CALLS - 1))
+        return np.asarray(layers * within * beyond * 1e-6)
 
     def _experts(self, tokens: Numbers) -> Amount:
         """Experts touched of E by T tokens that choose k each: E * (1 - (1 + k T / (E a))^-a).
@@ -188,7 +207,8 @@ class StepCost:
         read = self.expert_weights * self.expert_bytes * touched
         by_flops = flops / (self.expert_flops * self.expert_compute_share)
         by_bytes = read / (self.bandwidth * self.expert_read_share)
-        return np.maximum(by_flops * k.compute, by_bytes * k.weight_read) / lookup(self.expert_shares, rows) * k.experts
+        bound: Amount = np.maximum(by_flops * k.compute, by_bytes * k.weight_read)
+        return bound / lookup(self.expert_shares, rows) * k.experts
 
     def _product(
         self, weights: Amount, weight_bytes: Amount, flops: Amount, bandwidth: Amount, shares: Numbers, rows: Numbers
@@ -256,7 +276,6 @@ def step_cost(
     # With whole experts on each rank attention is repeated and sequences are split; else heads and matrices are.
     across = 1 if split.experts_whole else split.tensor
     lanes = split.tensor if split.experts_whole else 1
-    keeps = decode_attention(gpu, number)
     rate = sustained(gpu)
     full, windowed = kv_bytes_read(shape, across, number)
     latent = bool(shape.kv_lora_rank)
@@ -294,8 +313,8 @@ def step_cost(
         kv_window_bytes=windowed,
         window=shape.window or 1e12,
         latent_flops=shape.layers * absorbed if latent else 0.0,
-        kv_bandwidth_share=keeps.bandwidth_share,
-        kv_floor_s=keeps.floor_s * shape.layers,
+        kv_call_us=decode_attention_us(gpu, number),
+        full_layers=full_layers,
         attention_flops=pair * full_layers,
         attention_window_flops=pair * (shape.layers - full_layers),
         attention_share=prefill_attention_share(gpu),

@@ -6,8 +6,8 @@ from functools import cache
 
 from optimizer.catalogue.catalogue import gpu, machines, model
 from optimizer.catalogue.machines import PricedMachine
+from optimizer.planner.found import Found
 from optimizer.planner.job import Job, TokenCounts, Wish
-from optimizer.planner.plan import Found
 from optimizer.planner.search import search
 
 CHATTY = Job(

@@ -61,6 +61,6 @@ def test_embeddings_and_heads_stay_in_16_bit() -> None:
 
 
 def test_a_windowed_layer_keeps_no_more_than_its_window() -> None:
-    gpt = held("gpt-oss-120b", "B200-SXM-180GB")
+    gpt = held("gpt-oss-120b", "B200-SXM-180GB", weight_dtype="mxfp4")
     assert gpt.tokens_held(8192) > 1.9 * gpt.kv_tokens()
     assert gpt.tokens_held(64) == gpt.kv_tokens()

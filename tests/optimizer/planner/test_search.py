@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from optimizer.catalogue.catalogue import gpu, machines, model
 from optimizer.planner.calibration import shipped
+from optimizer.planner.found import Found, Priced
 from optimizer.planner.job import Job, TokenCounts, Wish
 from optimizer.planner.offers import USUAL, Overheads, cheapest
-from optimizer.planner.plan import Found, Priced
 from optimizer.planner.search import desk_of, priced, search
 from tests.optimizer.planner.jobs import ANYTHING, CHATTY, FEW, SMALL, cheaper, found, machine, usd
 

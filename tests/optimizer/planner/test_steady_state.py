@@ -37,7 +37,7 @@ def test_a_larger_batch_never_answers_slower(given_tokens: int, output: int, bat
 @given(inputs, outputs)
 def test_the_cache_bounds_the_batch(given_tokens: int, output: int) -> None:
     lengths = fixed(float(given_tokens), float(output))
-    full = cycle(cost(), lengths, limits(10_000, 300_000))
+    full = cycle(cost(), lengths, limits(10**6, 300_000))
     assert full.sequences <= 300_000 / lengths.held
     assert full.saturated > 1
 

@@ -23,7 +23,7 @@ def test_longer_contexts_and_more_prompt_tokens_never_take_less(
 ) -> None:
     step = cost(name, gpu_name)
     shorter = step.seconds(0, 0, batch, batch * context)
-    assert step.seconds(0, 0, batch, batch * (context + more)) >= shorter
+    assert step.seconds(0, 0, batch, batch * (context + more)) >= shorter * (1 - 1e-12)
 
 
 @given(models, gpus, batches, lengths)
@@ -99,7 +99,7 @@ def test_a_pipeline_reads_its_weights_once_for_each_micro_batch() -> None:
 
 
 @given(st.lists(st.tuples(models, gpus, batches, lengths), min_size=1, max_size=6))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_many_plans_at_once_take_what_each_takes(plans: list[tuple[str, str, int, int]]) -> None:
     costs = [cost(name, gpu_name) for name, gpu_name, _, _ in plans]
     sequences = np.array([float(batch) for _, _, batch, _ in plans])
