@@ -43,7 +43,7 @@ class Schedule:
     first_token_run: Counts
     finish_run: Counts
     last_admission_run: int  # nobody waits after it
-    preemptions: int
+    preemptions: int  # as vLLM counts them: also those of answers whose end it did not know yet
     prefix_hit_tokens: int  # that requests found when they first began
     recomputed_tokens: int  # that preempted ones had in the cache and no longer found
 
@@ -324,25 +324,28 @@ class _Scheduler:
     def _preempt(self, row: int) -> None:
         del self._running[row]
         self._admission[row] = 0
+        self._preemptions += 1
         if row in self._ended:
             self._ended.remove(row)
             self._release(row)
             return
+        unnamed = 0
         if self._opens[row] != _NOT_DECODING:
             self._stop_decoding(row)
-            self._done[row] = self._computed[row] + 1 - self._prompt_tokens[row]
+            done = self._computed[row] + 1 - self._prompt_tokens[row]
+            # What a decoding step computes has no name before its token is known, with async scheduling a step later.
+            unnamed = int(self._late_release and done > self._done[row])
+            self._done[row] = done
         self._partial = None
-        self._preemptions += 1
         self._lost[row] = self._computed[row]
-        self._release(row, returns=True)
+        self._release(row, unnamed, returns=True)
         self._waiting.appendleft(row)
 
-    def _release(self, row: int, returns: bool = False) -> None:
+    def _release(self, row: int, unnamed_tokens: int = 0, returns: bool = False) -> None:
         computed, shared = self._computed[row], self._chain_blocks[row]
-        full = computed // self._block_tokens - shared
-        blank = self._blocks_of(computed) - full - shared
-        if not self._kv.prefix_caching:
-            full, blank = 0, full + blank
+        named = computed - unnamed_tokens
+        full = named // self._block_tokens - shared if self._kv.prefix_caching else 0
+        blank = self._blocks_of(computed) - shared - full
         if returns and full:
             self._own[row] = self._pool.keep(full)
             full = 0

@@ -107,7 +107,9 @@ def play(
         if needed > len(pool.free):
             return False
         sequence.blocks += pool.take(needed)
-        for place in range((sequence.computed + tokens) // size):
+        # With async scheduling the token that it computes is still to come, and its block cannot be named.
+        known = sequence.tokens - (sequence.decoding and batching.async_scheduling is not False)
+        for place in range(min(sequence.computed + tokens, known) // size):
             pool.name(sequence.blocks[place], sequence.keys(place))
         return True
 
@@ -115,12 +117,12 @@ def play(
         running.remove(sequence)
         pool.release(sequence.blocks)
         sequence.blocks = []
+        played.preemptions += 1
         if sequence in ended:
             ended.remove(sequence)
             return
         sequence.lost, sequence.computed, sequence.decoding = sequence.computed, 0, False
         waiting.insert(0, sequence)
-        played.preemptions += 1
 
     while waiting or running:
         now, budget, preempted = played.makespan_s, batching.max_num_batched_tokens, False
@@ -202,6 +204,8 @@ def play(
             ended, ended_now = ended_now, ended
         for sequence in ended_now:
             running.remove(sequence)
+            for place in range(sequence.computed // size):
+                pool.name(sequence.blocks[place], sequence.keys(place))
             pool.release(sequence.blocks)
     return played
 
