@@ -99,6 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     _job_arguments(schedule)
     schedule.add_argument("--cron", required=True, help='such as "0 2 * * *"')
 
+    predicted = _add(commands, "predict", _predict, "the planner alone, over a table of configurations")
+    predicted.add_argument(
+        "rows", type=Path, help="a CSV file with the columns engine, model, gpu, metric, isl, osl, ..."
+    )
+    predicted.add_argument(
+        "--output", type=Path, required=True, help="the same table with predictions and their bounds"
+    )
+
+    _explain_arguments(_add(commands, "explain", _explain, "the arithmetic of a model on a GPU, with its roofline"))
+
     _add(commands, "doctor", _doctor, "what this machine can run")
     return parser
 
@@ -135,6 +145,17 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group-size", type=int, metavar="N", help="4-bit: inputs that share a scale; 0: a channel")
     parser.add_argument("--speed", action="store_true", help="also run both models through the engine")
     parser.add_argument("--python", type=Path, help="an interpreter that has llmcompressor (default: .venv-quantize)")
+
+
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a name of the catalogue, such as Llama-3.1-8B, or a local folder")
+    parser.add_argument("hardware", help='a GPU of the catalogue, such as H100, or several: "H100 x4"')
+    parser.add_argument("--weights", metavar="W", help="bf16, fp8, w8a8, w4a16, nvfp4, ... (default: as published)")
+    parser.add_argument("--kv-dtype", default="auto", metavar="K", help="auto (16 bit) or fp8")
+    parser.add_argument("--tensor-parallel", type=_count, metavar="N", help="default: all the GPUs that are named")
+    parser.add_argument("--prompt-tokens", type=_count, default=1024, metavar="N", help="default: 1024")
+    parser.add_argument("--output-tokens", type=_count, default=256, metavar="N", help="default: 256")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the roofline, as .png or .svg")
 
 
 def _count(text: str) -> int:
@@ -305,6 +326,30 @@ def _schedule(options: argparse.Namespace) -> int:
     overrides = _overrides(options)
     load_job(options.job, overrides)  # what is wrong with it should be said now, not at two in the morning
     serve(options.job, overrides, options.runs, options.cron)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from flows.predict import predict_file
+
+    rows = predict_file(options.rows, options.output)
+    print(printable(f"{options.output}: {rows} rows"))
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from flows.explain import check_picture, explained, subject_of, text_of
+
+    if options.picture is not None:
+        check_picture(options.picture)
+    subject = subject_of(options.model, options.hardware, options.weights, options.kv_dtype, options.tensor_parallel)
+    found = explained(subject, options.prompt_tokens, options.output_tokens)
+    print(printable(text_of(subject, found), keep=LINE_BREAK))
+    if options.picture is not None:
+        from flows.roofline_picture import draw
+
+        draw(found, subject.title, options.picture)
+        print(printable(f"\n{options.picture}", keep=LINE_BREAK))
     return 0
 
 

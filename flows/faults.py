@@ -3,7 +3,7 @@
 from flows.drift import Drift
 from flows.room import NoRoom
 from flows.schedule import NoServer
-from optimizer.catalogue.machines import UnknownPrice
+from optimizer.catalogue.names import UnknownName
 from serving.config import BadJob
 from serving.engines.http import BadKey, ServerRefuses
 from serving.engines.machine import CannotRun
@@ -33,7 +33,7 @@ EXIT_CODE_OF_FAULT: dict[type[BaseException], int] = {
     BadKey: WRONG_INPUT,
     RunHeld: WRONG_INPUT,
     ServerRefuses: WRONG_INPUT,
-    UnknownPrice: WRONG_INPUT,
+    UnknownName: WRONG_INPUT,
     UnknownRun: WRONG_INPUT,
     WheelMismatch: WRONG_INPUT,
     Corrupt: CORRUPT,

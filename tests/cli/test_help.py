@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.command import COMMAND, Place, rows
 
-COMMANDS = ("run", "status", "verify", "export", "costs", "models", "schedule", "doctor")
+COMMANDS = ("run", "status", "verify", "export", "costs", "models", "schedule", "predict", "explain", "doctor")
 
 
 def test_help_names_every_command(place: Place) -> None:
