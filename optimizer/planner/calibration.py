@@ -72,6 +72,7 @@ NONE = Calibration({})
 # Its kernel for a cache of 8 bits read a KV head for each query head, and turned numbers by software before Ada.
 PRIORS: Mapping[str, Mapping[str, float]] = {
     "version:vllm-v0": {"sequence_us": math.log(6), "step_ms": math.log(4)},
+    "weights:vllm int8": {"weight_read": math.log(1.15)},  # as 16-bit and FP8 products came out; none of INT8 is known
     "attention:vllm-v0 fp8 converted": {"kv_read": math.log(2)},
     "attention:vllm-v0 fp8 emulated": {"kv_read": math.log(10)},
 }
