@@ -42,7 +42,7 @@ class Plan:
             f"{engine.batching.max_num_seqs} sequences, {engine.batching.max_num_batched_tokens} tokens a step",
         ]
         if engine.speculation.draft != "off":
-            parts.append(f"{engine.speculation.tokens} guesses by {engine.speculation.draft}")
+            parts.append(f"{engine.speculation.tokens} guessed by {engine.speculation.draft}")
         return "; ".join(parts)
 
 
