@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
-from optimizer.planner.job import Job, TokenCounts, Wish
-from optimizer.planner.plan import Found
-from optimizer.planner.search import search
 
 from flows.forecast import Basis, drawn_outputs
 from flows.lane_work import lane_work
 from flows.members import Rows
 from flows.open import Work
 from optimizer.catalogue.catalogue import gpu, machines
+from optimizer.planner.found import Found
+from optimizer.planner.job import Job, TokenCounts, Wish
+from optimizer.planner.search import search
 from serving.models.shape import shape_of
 from serving.records import Lane
 
@@ -24,7 +24,7 @@ def elsewhere(work: Work, lanes: Sequence[tuple[Lane, Rows]], bases: Sequence[Ba
     """All of it by the full model, in time for the job's deadline. Without `bases`, answers are taken to be half as
     long as they may be."""
     works = [lane_work(work, lane, rows) for lane, rows in lanes]
-    known = bases or [None] * len(works)
+    known: Sequence[Basis | None] = bases or [None] * len(works)
     prompts = np.concatenate([one.requests.prompt_tokens for one in works])
     generator = np.random.default_rng(0)
     draws = [

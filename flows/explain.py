@@ -9,7 +9,6 @@ from optimizer.catalogue.catalogue import gpu, model
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.calibration import shipped
 from optimizer.planner.explanation import Explanation, explanation_of
-from optimizer.planner.found import Interval
 from optimizer.planner.layouts import BLOCK_TOKENS, Layout
 from optimizer.planner.precision import UnknownPrecision, kv_bytes, precisions
 from optimizer.planner.step import Split
@@ -17,6 +16,7 @@ from serving.engine_config import ModelShape
 from serving.engines.machine import CannotRun
 from serving.models.folder import ModelFolder
 from serving.models.shape import shape_of
+from serving.records import Interval
 
 GIB = 2**30
 PICTURES = (".png", ".svg")

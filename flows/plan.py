@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from optimizer.planner.plan import Found
 
 from flows.admit import admit
 from flows.elsewhere import elsewhere
@@ -20,6 +19,7 @@ from flows.open import Work
 from flows.settlement import book_the_past
 from flows.stages import collapse, route
 from flows.terminal import in_columns
+from optimizer.planner.found import Found
 from optimizer.route import ToQuantized
 from optimizer.route import route as lane_of
 from serving.engines.open import check_engine

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from flows.boxes import Box, Line
 from flows.label_places import Labelled, Picture, places_of
 from optimizer.planner.explanation import Explanation, Point
@@ -141,7 +143,8 @@ def _labels(axes: "Axes", of: Explanation, renderer: Any) -> list[Box]:
         sample.remove()
         x, y = (float(pixels) * scale for pixels in axes.transData.transform(place))
         labelled.append(Labelled((x, y), (right - left, top - bottom)))
-    lines = [_segment(axes, line.get_xydata(), scale) for line in axes.lines if len(line.get_xydata()) == 2]
+    drawn = [np.asarray(line.get_xydata()) for line in axes.lines]
+    lines = [_segment(axes, points, scale) for points in drawn if len(points) == 2]
     offsets = places_of(labelled, Picture(_box(axes.get_window_extent(renderer), scale), words, lines))
     for point, place, offset in zip(of.points, places, offsets, strict=True):
         words.append(_text_box(_label(axes, of, point, place, offset), renderer, scale))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.calibration import Calibration
 from optimizer.planner.engines import defaults_of
-from optimizer.planner.found import Interval
 from optimizer.planner.interval import Bounds, Stratum, bounds_of, seen_gpus, stratum
 from optimizer.planner.layouts import BLOCK_TOKENS, ENGINE, RELEASE, Layout, reason_against
 from optimizer.planner.memory import Memory
@@ -16,6 +15,7 @@ from optimizer.planner.step import StepCost
 from optimizer.planner.weights import Weights, weights_of
 from optimizer.planner.work import Work, work_of
 from serving.engine_config import ModelShape
+from serving.records import Interval
 
 
 @dataclass(frozen=True, slots=True)

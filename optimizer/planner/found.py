@@ -5,15 +5,7 @@ from dataclasses import dataclass
 
 from optimizer.catalogue.machines import PricedMachine
 from serving.engine_config import EngineConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A predicted figure; the bounds hold 90 % of what comes true."""
-
-    value: float
-    low_90: float
-    high_90: float
+from serving.records import Interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from optimizer.catalogue.machines import PricedMachine
 from optimizer.planner.calibration import Calibration, shipped
 from optimizer.planner.certainty import about_sure_s, sure_s
 from optimizer.planner.closed_form import ClosedForm
-from optimizer.planner.found import Found, Interval, MemoryUse, Plan, Prediction, Priced
+from optimizer.planner.found import Found, MemoryUse, Plan, Prediction, Priced
 from optimizer.planner.interval import Stratum, bounds_of
 from optimizer.planner.job import Job, Wish
 from optimizer.planner.layouts import BLOCK_TOKENS, Engines, Places, engines_of, layouts_of
@@ -36,6 +36,7 @@ from serving.engine_config import (
     Precision,
     Speculation,
 )
+from serving.records import Interval
 
 Numbers = NDArray[np.float64]
 

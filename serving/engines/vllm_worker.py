@@ -277,6 +277,8 @@ def _start(settings: dict[str, Any], meter: Any) -> Any:
         _look_at_models_here()
     if "speculative_config" in settings:
         _repair_expand_kernel()
+    if settings.get("enable_lora"):
+        _repair_rows_without_adapter()
     return LLMEngine.from_engine_args(
         EngineArgs(**settings, disable_log_stats=False), stat_loggers=[lambda config, index: meter]
     )
@@ -304,6 +306,25 @@ def _repair_expand_kernel() -> None:
         output.copy_(torch.repeat_interleave(replaced, counts))
 
     cpu_triton_utils._expand_kernel_impl = expand
+
+
+def _repair_rows_without_adapter() -> None:
+    """vLLM 0.32 marks a row that names no adapter with -1, which its operators for CPUs read as the last slot: beside
+    rows that name one, it would be answered by whichever adapter lies there."""
+    from vllm.lora.ops.torch_ops import lora_ops
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    def only_adapted(operator: Any) -> Any:
+        def masked(inputs: Any, weights: Any, output: Any, slots: Any, *rest: Any, **named: Any) -> Any:
+            adapted = inputs.masked_fill((slots < 0).unsqueeze(1), 0)
+            return operator(adapted, weights, output, slots, *rest, **named)
+
+        return masked
+
+    for name in ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice"):
+        masked = only_adapted(getattr(lora_ops, name))
+        setattr(lora_ops, name, masked)  # where the operators for prompts find it
+        setattr(punica_cpu, name, masked)
 
 
 def _serve(
