@@ -71,7 +71,9 @@ class Basis:
     speed_deviation: float
     lengths: Counts  # (n, 3) as optimizer.planner.own_lengths has them
     of_this_input: bool  # whether these are answers to rows of it
-    finished: Mapping[int, int] = field(default_factory=dict)  # by row, output tokens that are known already
+    finished: Mapping[int, int] = field(
+        default_factory=dict
+    )  # by row, output tokens of an answer that are known already
 
 
 def forecast(
@@ -156,7 +158,8 @@ def _drawn(lane: LaneWork, basis: Basis, generator: np.random.Generator, draws: 
         tokens = ended.prefilled_tokens + ended.generated_tokens
         figures.append((float(tokens), ended.makespan_s * basis.beside, float(outputs.sum())))
     tokens_of, engine_s, outputs_of = (np.array(column) * lane.stands_for for column in zip(*figures, strict=True))
-    prompts = np.full(draws, float(lane.requests.prompt_tokens.sum()) * lane.stands_for)
+    _, first = np.unique(lane.rows, return_index=True)
+    prompts = np.full(draws, float(lane.requests.prompt_tokens[first].sum()) * lane.stands_for)
     return _Drawn(tokens_of, engine_s * speed, start_up_s, prompts, outputs_of)
 
 

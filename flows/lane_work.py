@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flows.members import Rows
 from flows.open import Work
-from flows.requests import kv_tokens_of, output_tokens, tables_to_order
+from flows.requests import answers_of, kv_tokens_of, tables_to_order
 from optimizer.planner.workload import NO_GROUP, KvBlocks, Requests
 from serving.engine_config import EngineConfig
 from serving.engines.fits import GPU_SHARE
@@ -29,8 +29,8 @@ LARGEST_STEP_SHARE = 0.05  # of a GPU's memory
 class LaneWork:
     """What is pending in a lane, in the order in which it will be fed; of a large lane, stretches of that order."""
 
-    rows: Rows
-    requests: Requests  # with the most output tokens that each allows
+    rows: Rows  # one for each answer
+    requests: Requests  # the same, with the most output tokens that each allows
     stands_for: float  # rows of the lane for each of these
     found_tokens: Counts  # of each prompt, what it has in common with the one before it
     config: EngineConfig
@@ -46,7 +46,7 @@ def lane_work(work: Work, lane: Lane, rows: Rows, slots: int | None = None) -> L
     token_bytes = shape_of(model).kv_bytes_per_token(kv_bytes_per_number(config))
     kv = KvBlocks(int(_kv_bytes(config, machine, model) / (block * token_bytes)), block, config.cache.prefix_caching)
     played, requests, found = _requests(work, rows, block)
-    return LaneWork(played, requests, len(rows) / len(requests), found, config, kv)
+    return LaneWork(played, requests, len(rows) / len(np.unique(played)), found, config, kv)
 
 
 def _kv_bytes(config: EngineConfig, machine: Machine, model: ModelFolder) -> float:
@@ -92,13 +92,14 @@ def _in_common(one: Counts, other: Counts) -> int:
 
 
 def _played(work: Work, rows: Rows) -> Iterator[tuple[int, Counts, int]]:
-    """Rows, their prompts and the most that each may put out, in planned order; of many rows, some stretches."""
+    """Rows, their prompts and the most that an answer may put out, once for each answer, in planned order; of many rows,
+    some stretches."""
     every = max(1, len(rows) // MOST_PLAYED)
     at = 0
     for table in tables_to_order(work, rows, ["row", "sampling", "prompt_token_ids"]):
-        most = output_tokens(table["sampling"])
-        columns = (table["row"].to_pylist(), table["prompt_token_ids"], most.tolist())
-        for row, ids, allowed in zip(*columns, strict=True):
+        most, answers = (column.tolist() for column in answers_of(table["sampling"]))
+        columns = (table["row"].to_pylist(), table["prompt_token_ids"], most, answers)
+        for row, ids, allowed, times in zip(*columns, strict=True):
             if at // STRETCH_ROWS % every == 0:
-                yield row, np.asarray(ids.values, np.int64), allowed
+                yield from [(row, np.asarray(ids.values, np.int64), allowed)] * times
             at += 1

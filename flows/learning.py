@@ -9,7 +9,7 @@ from flows.feed_order import finished_lengths
 from flows.forecast import engine_of
 from flows.members import Rows
 from flows.open import Work
-from flows.requests import output_tokens, requests_of
+from flows.requests import answers_of, requests_of
 from serving.engines.measured import MAX_LENGTHS, Length, Measured, learn, note_miss
 from serving.records import Lane, StepEvidence
 from serving.store.predictions import read_prediction
@@ -72,6 +72,7 @@ def _lengths(work: Work, rows: Rows) -> tuple[Length, ...]:
     of_row = dict(zip(row.tolist(), tokens.tolist(), strict=True))
     found: list[Length] = []
     for part in requests_of(work, row, ["row", "prompt_tokens", "sampling"]):
-        columns = (part["row"].to_pylist(), part["prompt_tokens"].to_pylist(), output_tokens(part["sampling"]).tolist())
-        found += [(prompt, most, of_row[number]) for number, prompt, most in zip(*columns, strict=True)]
+        most, answers = (column.tolist() for column in answers_of(part["sampling"]))
+        columns = (part["row"].to_pylist(), part["prompt_tokens"].to_pylist(), most, answers)
+        found += [(prompt, each, of_row[number] // times) for number, prompt, each, times in zip(*columns, strict=True)]
     return tuple(found)

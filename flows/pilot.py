@@ -25,14 +25,14 @@ class Pilot:
     work: Work
     lanes: Sequence[tuple[Lane, Rows]]
     spent_usd: Decimal  # before the lane began
-    _output_tokens: dict[int, int] = field(default_factory=dict)
+    _output_tokens: dict[int, int] = field(default_factory=dict)  # of an answer, by row
     _taken: bool = False
 
     def due(self, completion: Completion) -> bool:
         """Once: when enough has finished."""
         if self._taken:
             return False
-        self._output_tokens[completion.row] = completion.usage.completion_tokens
+        self._output_tokens[completion.row] = completion.usage.completion_tokens // max(1, len(completion.choices))
         rows = len(self.lanes[0][1])
         self._taken = len(self._output_tokens) >= min(max(LEAST_ROWS, SHARE * rows), rows / 2)
         return self._taken

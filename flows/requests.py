@@ -35,12 +35,19 @@ def kv_tokens_of(work: Work, pending: Rows, slots: int | None = None) -> int | N
 
 
 def output_tokens(samplings: pa.ChunkedArray) -> Rows:
-    """The most that each may put out; a job has few different samplings, each of which is read once."""
+    """The most that each may put out, in all its answers."""
+    most, answers = answers_of(samplings)
+    of_all: Rows = most * answers
+    return of_all
+
+
+def answers_of(samplings: pa.ChunkedArray) -> tuple[Rows, Rows]:
+    """Of each, the most tokens of an answer, and how many answers; a job has few different samplings, each read once."""
     few = samplings.combine_chunks().dictionary_encode()
     each = [sampling_from_json(text) for text in few.dictionary.to_pylist()]
-    most = np.array([sampling.max_tokens * sampling.n for sampling in each], np.int64)
-    of_each: Rows = most[few.indices.to_numpy()]
-    return of_each
+    places = few.indices.to_numpy()
+    most, answers = ([getattr(sampling, name) for sampling in each] for name in ("max_tokens", "n"))
+    return np.array(most, np.int64)[places], np.array(answers, np.int64)[places]
 
 
 def tables_to_order(work: Work, pending: Rows, columns: list[str]) -> Iterator[pa.Table]:
