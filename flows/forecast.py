@@ -73,7 +73,7 @@ class Basis:
     of_this_input: bool  # whether these are answers to rows of it
     finished: Mapping[int, int] = field(
         default_factory=dict
-    )  # by row, output tokens of an answer that are known already
+    )  # by row, known output tokens of an answer
 
 
 def forecast(

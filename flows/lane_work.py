@@ -92,8 +92,8 @@ def _in_common(one: Counts, other: Counts) -> int:
 
 
 def _played(work: Work, rows: Rows) -> Iterator[tuple[int, Counts, int]]:
-    """Rows, their prompts and the most that an answer may put out, once for each answer, in planned order; of many rows,
-    some stretches."""
+    """Rows, their prompts and the most that an answer may put out, once for each answer, in planned order; of many
+    rows, some stretches."""
     every = max(1, len(rows) // MOST_PLAYED)
     at = 0
     for table in tables_to_order(work, rows, ["row", "sampling", "prompt_token_ids"]):

@@ -42,7 +42,7 @@ def output_tokens(samplings: pa.ChunkedArray) -> Rows:
 
 
 def answers_of(samplings: pa.ChunkedArray) -> tuple[Rows, Rows]:
-    """Of each, the most tokens of an answer, and how many answers; a job has few different samplings, each read once."""
+    """Of each, the most tokens of an answer, and how many answers. A job has few samplings, and each is read once."""
     few = samplings.combine_chunks().dictionary_encode()
     each = [sampling_from_json(text) for text in few.dictionary.to_pylist()]
     places = few.indices.to_numpy()
