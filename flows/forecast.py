@@ -71,9 +71,7 @@ class Basis:
     speed_deviation: float
     lengths: Counts  # (n, 3) as optimizer.planner.own_lengths has them
     of_this_input: bool  # whether these are answers to rows of it
-    finished: Mapping[int, int] = field(
-        default_factory=dict
-    )  # by row, known output tokens of an answer
+    finished: Mapping[int, int] = field(default_factory=dict)  # by row, known output tokens of an answer
 
 
 def forecast(

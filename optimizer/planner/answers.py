@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.planner.calibration import constants_of
+from optimizer.planner.deployment import Deployment, cost_of, memory_for
 from optimizer.planner.memory import Memory
-from optimizer.planner.plan import Plan, cost_of, memory_for
 from optimizer.planner.question import Question
 from optimizer.planner.speculation import ACCEPTANCE, STRANGER_ACCEPTANCE, seconds_per_token
 from optimizer.planner.steady_state import Lengths, Scheduling, cycle, cycle_seconds, job_seconds, room, wave_seconds
@@ -76,7 +76,7 @@ class _Part:
     def of(
         cls, load: str, places: NDArray[np.int64], questions: Sequence[Question], memory: Sequence[Memory]
     ) -> "_Part":
-        kinds: dict[Plan, int] = {}
+        kinds: dict[Deployment, int] = {}
         of_kind = [kinds.setdefault(question.plan, len(kinds)) for question in questions]
         column = _columns(questions)
         lanes = column(lambda q: q.plan.split.tensor if q.plan.split.experts_whole else 1)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.calibration import Calibration
+from optimizer.planner.deployment import calibrated_cost
 from optimizer.planner.engines import defaults_of
 from optimizer.planner.interval import Bounds, Stratum, bounds_of, seen_gpus, stratum
 from optimizer.planner.layouts import BLOCK_TOKENS, ENGINE, RELEASE, Layout, reason_against
 from optimizer.planner.memory import Memory
-from optimizer.planner.plan import calibrated_cost
 from optimizer.planner.precision import kv_bytes, precisions
 from optimizer.planner.steady_state import Lengths, Scheduling, cycle, fixed, room
 from optimizer.planner.step import StepCost

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.calibration import Groups
+from optimizer.planner.deployment import Deployment, groups_of
 from optimizer.planner.engines import defaults_of
 from optimizer.planner.job import Job, Wish
 from optimizer.planner.memory import GIB, Memory, memory_of
-from optimizer.planner.plan import Plan, groups_of
 from optimizer.planner.precision import kv_bytes, precisions
 from optimizer.planner.step import Split
 from serving.engine_config import ModelShape
@@ -48,8 +48,8 @@ class Layout:
         """What it has in common with plans that were measured."""
         return groups_of(self.plan(shape), defaults_of(ENGINE, RELEASE, self.gpu), RELEASE, served=False)
 
-    def plan(self, shape: ModelShape) -> Plan:
-        return Plan(shape, self.gpu, self.split, self.weights, self.kv_dtype)
+    def plan(self, shape: ModelShape) -> Deployment:
+        return Deployment(shape, self.gpu, self.split, self.weights, self.kv_dtype)
 
     def memory(self, shape: ModelShape, max_num_seqs: int, max_num_batched_tokens: int) -> Memory:
         return memory_of(

@@ -11,8 +11,8 @@ from optimizer.catalogue.catalogue import model as model_of
 from optimizer.catalogue.hardware import Gpu
 from optimizer.catalogue.names import UnknownName
 from optimizer.planner.calibration import Groups
+from optimizer.planner.deployment import Deployment, groups_of
 from optimizer.planner.engines import Defaults, defaults_of
-from optimizer.planner.plan import Plan, groups_of
 from optimizer.planner.precision import UnknownPrecision
 from optimizer.planner.steady_state import Lengths, fixed, spread
 from optimizer.planner.step import Split
@@ -63,7 +63,7 @@ class Unanswerable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    plan: Plan
+    plan: Deployment
     replicas: float
     defaults: Defaults
     groups: Groups
@@ -103,7 +103,7 @@ def question_of(row: Row) -> Question:
         row["engine"], row.get("engine_version", ""), gpu, shape.max_model_len, offline=not served, static=static
     )
     defaults = _as_noted(defaults, row.get("notes", ""), concurrency)
-    plan = Plan(shape, gpu, split, weight_dtype, kv_dtype)
+    plan = Deployment(shape, gpu, split, weight_dtype, kv_dtype)
     try:
         groups = groups_of(plan, defaults, row.get("engine_version", ""), served=served)
     except UnknownPrecision as error:

@@ -4,12 +4,12 @@ import numpy as np
 
 from optimizer.catalogue.catalogue import gpu, model
 from optimizer.planner.calibration import shipped
+from optimizer.planner.deployment import Deployment, calibrated_cost, groups_of, memory_for
 from optimizer.planner.engines import defaults_of
-from optimizer.planner.plan import Plan, calibrated_cost, groups_of, memory_for
 from optimizer.planner.step import Split
 
 H100 = gpu("H100-SXM-80GB")
-PLAN = Plan(model("Llama-3.1-8B").shape, H100, Split(), "auto", "auto")
+PLAN = Deployment(model("Llama-3.1-8B").shape, H100, Split(), "auto", "auto")
 DEFAULTS = defaults_of("vLLM", "0.19.0", H100)
 
 
@@ -41,5 +41,5 @@ def test_constants_stay_within_what_physics_allows() -> None:
 
 
 def test_a_step_too_large_for_the_memory_is_made_smaller() -> None:
-    big = Plan(model("Qwen2.5-72B").shape, gpu("A100-SXM4-80GB"), Split(2), "auto", "auto")
+    big = Deployment(model("Qwen2.5-72B").shape, gpu("A100-SXM4-80GB"), Split(2), "auto", "auto")
     assert memory_for(big, defaults_of("vLLM", "0.6.0", big.gpu, 32768)).activations < 1

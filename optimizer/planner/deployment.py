@@ -1,4 +1,4 @@
-"""A plan: what runs where, what a step of it takes, what it holds, and which constants it shares with others."""
+"""A deployment: what runs where, what a step of it takes, what it holds, and which constants it shares with others."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,7 @@ LEAST_STEP_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Deployment:
     shape: ModelShape
     gpu: Gpu
     split: Split
@@ -24,7 +24,7 @@ class Plan:
 
 
 @cache
-def memory_for(plan: Plan, defaults: Defaults) -> Memory:
+def memory_for(plan: Deployment, defaults: Defaults) -> Memory:
     def held(step_tokens: int) -> Memory:
         return memory_of(
             plan.shape,
@@ -44,20 +44,25 @@ def memory_for(plan: Plan, defaults: Defaults) -> Memory:
 
 
 @cache
-def cost_of(plan: Plan) -> StepCost:
+def cost_of(plan: Deployment) -> StepCost:
     """With priors for constants."""
     return step_cost(plan.shape, plan.gpu, plan.split, plan.weight_dtype, plan.kv_dtype)
 
 
 def calibrated_cost(
-    plan: Plan, defaults: Defaults, version: str = "", *, served: bool = False, calibration: Calibration | None = None
+    plan: Deployment,
+    defaults: Defaults,
+    version: str = "",
+    *,
+    served: bool = False,
+    calibration: Calibration | None = None,
 ) -> StepCost:
     """What a step of one plan takes, with the constants that are shipped unless others are given."""
     groups = groups_of(plan, defaults, version, served=served)
     return cost_of(plan).calibrated((calibration or shipped()).constants_of(groups))
 
 
-def groups_of(plan: Plan, defaults: Defaults, version: str, *, served: bool) -> Groups:
+def groups_of(plan: Deployment, defaults: Defaults, version: str, *, served: bool) -> Groups:
     """What a plan shares constants by, see calibration. Raises UnknownPrecision."""
     schemes, shape, gpu = precisions(plan.weight_dtype, plan.gpu), plan.shape, plan.gpu
     narrow = kv_bytes(plan.kv_dtype) < 2
