@@ -1,5 +1,6 @@
 """The first rows of a run, looked at: what all of it will take, now that this run's own speed and answers are seen."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -9,12 +10,12 @@ import numpy as np
 from flows.forecast import Basis, bases, forecast, in_words
 from flows.members import Rows
 from flows.open import Work
-from optimizer.planner.own_steps import fitted, scaled
+from optimizer.planner.own_steps import scaled
 from serving.records import Completion, Lane, StepEvidence
 from serving.store.predictions import write_prediction
 
 LEAST_ROWS, SHARE = 48, 0.02  # of the first lane's rows, whichever is more; and of a small lane no more than a half
-SPEED_DEVIATION = 0.03  # of the rest of a run from its first rows
+SPEED_DEVIATION = 0.06  # of the logarithm, of the rest of a run from its first rows: these are mostly prompts
 LEAST_STEPS = 16
 
 
@@ -55,15 +56,21 @@ class Pilot:
         known = bases(self.work, [self.lanes[0][0]])
         if known is None:
             return None
-        times = known[0].times
-        expected_s = times.of(evidence.totals)
+        before = known[0]
+        expected_s = before.times.of(evidence.totals)
+        if not expected_s:
+            return None
+        # Both say how fast the rest will be, each as much as it is to be trusted (normal prior, normal observation).
+        prior, seen = before.speed_deviation**-2, SPEED_DEVIATION**-2
+        slower = math.exp(math.log(evidence.seconds / expected_s) * seen / (prior + seen))
         return replace(
-            known[0],
-            times=scaled(times, evidence.seconds / expected_s) if expected_s else fitted(evidence),
+            before,
+            times=scaled(before.times, slower),
             start_up_s=start_up_s,
             start_deviation=0.0,
-            speed_deviation=SPEED_DEVIATION,
-            finished=self._output_tokens,
+            speed_deviation=(prior + seen) ** -0.5,
+            # What finishes first is what is short: where longer answers to this input are known, those tell more.
+            finished={} if before.of_this_input else self._output_tokens,
         )
 
 
