@@ -53,7 +53,8 @@ class Plan:
     duplicates: int  # rows that share another's answer
     done: int
     to_run: int
-    forecast: Forecast | None  # None: this machine has not run one of the engines yet
+    engine: str
+    forecast: Forecast | None  # None: this machine has not run one of the engines yet, or they run elsewhere
     alternatives: tuple[Alternative, ...] = ()  # on this machine, the cheapest first
     rented: Found | None = None  # the same on machines that can be rented; None: there is no local model to look at
 
@@ -87,6 +88,7 @@ def plan(work: Work) -> Plan:
             duplicates=rows - members.figures["representatives"],
             done=len(done_rows(work)),
             to_run=to_run,
+            engine=work.job.engine.kind,
             forecast=told,
             rented=elsewhere(work, lanes, bases(work, [lane for lane, _ in lanes])) if lanes and work.models else None,
             alternatives=() if told is None or to_run > MOST_ROWS else tuple(_tried(work, lanes)),
@@ -177,6 +179,8 @@ def _rows(told: Plan) -> list[str]:
 
 
 def _lanes(told: Plan) -> list[str]:
+    if told.forecast is None and told.engine != "vllm":
+        return [f'  no forecast: engine.kind = "{told.engine}"; only engines that run on this machine are forecast']
     if told.forecast is None:
         return ["  no forecast: this machine has not run these engines yet; `gristmill calibrate JOB.toml` does"]
     heading = ("lane", "to run", "tokens to compute", "us a token", "start-up s", "engine s", "90 % of the time")

@@ -110,6 +110,15 @@ def test_an_engine_that_is_not_ours_is_not_calibrated(place: Place) -> None:
     assert 'engine.kind = "echo": only an engine that runs here is calibrated' in one_line(done.err)
 
 
+def test_an_engine_that_is_not_ours_is_not_forecast(place: Place) -> None:
+    place.prompts(rows(3))
+    place.job()
+    done = place.gristmill("plan", "job.toml")
+    assert done.code == 0
+    assert 'no forecast: engine.kind = "echo"; only engines that run on this machine are forecast' in done.out
+    assert place.run().code == 0
+
+
 def test_a_finished_job_costs_nothing_more(place: Place) -> None:
     place.prompts(rows(3))
     place.job()
