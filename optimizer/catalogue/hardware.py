@@ -19,4 +19,4 @@ class Gpu:
     link_gb_s: float  # to the other GPUs of its node, one direction
     nvlink: bool  # or another maker's fabric of that kind; else the link is PCIe
     source: str
-    verify: bool = False  # not checked against a file of the vendor's
+    unchecked: bool = False  # not checked against a file of the vendor's

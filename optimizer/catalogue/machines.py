@@ -28,7 +28,7 @@ class PricedMachine:
     as_of: str  # ISO date, or the year where the source says no more
     source: str
     offered: bool = True  # False: a figure of the market, at which no machine can be had
-    verify: bool = False  # the number of GPUs is not checked
+    unchecked: bool = False  # the number of GPUs is not checked
 
     @property
     def hardware(self) -> str:
@@ -51,7 +51,7 @@ def machine_of(row: Mapping[str, Any], sources: Mapping[str, str]) -> PricedMach
         as_of=row["as_of"],
         source=sources.get(row["source"], row["source"]),
         offered=row.get("offered", True),
-        verify=row.get("verify", False),
+        unchecked=row.get("unchecked", False),
     )
 
 

@@ -129,7 +129,7 @@ def test_a_finished_job_costs_nothing_more(place: Place) -> None:
 def a_forecast(seconds: float) -> Forecast:
     figure = Interval(seconds, seconds / 2, seconds * 2)
     lane = LaneForecast("full", 3, Interval(9.0, 8.0, 10.0), figure, figure, figure)
-    return Forecast((lane,), figure, figure, "0")
+    return Forecast((lane,), figure, figure, "0", 64)
 
 
 def test_what_was_expected_is_held_against_what_it_was(place: Place) -> None:

@@ -86,8 +86,8 @@ def test_rates_are_dense_a_narrower_number_is_at_most_so_many_times_faster(name:
 
 
 def test_what_nobody_checked_against_the_vendor_is_marked() -> None:
-    assert gpu("h20").verify
-    assert not gpu("h100").verify
+    assert gpu("h20").unchecked
+    assert not gpu("h100").unchecked
 
 
 def test_the_a10g_does_not_get_the_rate_of_the_a10() -> None:
