@@ -28,10 +28,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
 	echo "make batch   answer the sample dataset; JOB=path/to/job.toml runs any job"
-	echo "make test    all tests that need no GPU (some eleven minutes on two cores)"
+	echo "make test    all tests that need no GPU (some fifteen minutes on two cores)"
 	echo "make test-servers  those of them that start vLLM's and llama.cpp's servers"
 	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
-	echo "make test-engines  vLLM in every shape that runs on a CPU (some eleven minutes on two cores)"
+	echo "make test-engines  vLLM in every shape that runs on a CPU (some twelve minutes on two cores)"
 	echo "make test-gpu      and what needs a GPU"
 	echo "make suffix  build suffix decoding, which a job can ask for (two minutes; needs a C++ compiler)"
 	echo "make quantize-env    llmcompressor in .venv-quantize, which models quantize --calibrate calls"
