@@ -9,7 +9,7 @@ from flows.open import Work
 from flows.terminal import in_columns
 from optimizer.planner.own_steps import fitted, unexplained
 from serving.config import BadJob
-from serving.engines.measured import Engine, Measured, what_is_known
+from serving.engines.measured import EngineKey, Measured, what_is_known
 
 
 def calibrate(work: Work, rows: int, step: Step = run_here) -> str:
@@ -21,7 +21,7 @@ def calibrate(work: Work, rows: int, step: Step = run_here) -> str:
     return "\n".join(_report(known))
 
 
-def _report(known: dict[str, tuple[Engine, Measured | None]]) -> list[str]:
+def _report(known: dict[str, tuple[EngineKey, Measured | None]]) -> list[str]:
     heading = (
         "lane", "steps seen", "a step ms", "prompt token us", "per 1,000 attended us", "sequence us",
         "per 1,000 of context us", "not explained", "start-up s", "answers",

@@ -21,7 +21,7 @@ from optimizer.planner.own_lengths import drawn_like
 from optimizer.planner.own_steps import StepTimes, fitted
 from optimizer.planner.simulation import simulate
 from optimizer.planner.step_times import OverArrays
-from serving.engines.measured import Engine, Measured, what_is_known
+from serving.engines.measured import EngineKey, Measured, what_is_known
 from serving.engines.open import settled_for
 from serving.models.folder import fingerprint_of
 from serving.records import Interval, Lane
@@ -129,9 +129,9 @@ def in_words(told: Forecast) -> str:
     )
 
 
-def engine_of(work: Work, lane: Lane) -> Engine:
+def engine_of(work: Work, lane: Lane) -> EngineKey:
     config, machine = settled_for(work.job.engine, lane, work.models[lane.name], work.adapters)
-    return Engine.of(fingerprint_of(work.facts["models"][lane.name]), config, machine)
+    return EngineKey.of(fingerprint_of(work.facts["models"][lane.name]), config, machine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-import numpy as np
-
 from flows.forecast import Basis, bases, forecast, in_words
+from flows.learning import LEAST_STEPS
 from flows.members import Rows
 from flows.open import Work
 from optimizer.planner.own_steps import scaled
@@ -16,7 +15,6 @@ from serving.store.predictions import write_prediction
 
 LEAST_ROWS, SHARE = 48, 0.02  # of the first lane's rows, whichever is more; and of a small lane no more than a half
 SPEED_DEVIATION = 0.06  # of the logarithm, of the rest of a run from its first rows: these are mostly prompts
-LEAST_STEPS = 16
 
 
 @dataclass(slots=True)
@@ -76,6 +74,6 @@ class Pilot:
 
 def pilot_of(work: Work, lanes: Sequence[tuple[Lane, Rows]]) -> Pilot | None:
     """None where there is nothing to look ahead from."""
-    if work.job.engine.kind != "vllm" or not lanes or not np.any([len(rows) for _, rows in lanes]):
+    if work.job.engine.kind != "vllm" or not lanes:
         return None
     return Pilot(work, lanes, work.run.spent_usd())

@@ -3,7 +3,7 @@
 Admission, collapse and routing are done in the run itself, which `gristmill run` goes on with: nothing is done twice.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -75,7 +75,7 @@ def plan(work: Work) -> Plan:
         for stage in (admit, collapse, route):
             stage(work)
         lanes = [(lane, pending_rows(work, lane)) for lane in lanes_to_run(work)]
-        choose(work, lanes)
+        played = choose(work, lanes)
         told = plan_ahead(work, lanes)
         admitted = work.run.stage(work.run.admitted)
         members = work.run.stage(work.run.collapsed)
@@ -91,15 +91,16 @@ def plan(work: Work) -> Plan:
             engine=work.job.engine.kind,
             forecast=told,
             rented=elsewhere(work, lanes, bases(work, [lane for lane, _ in lanes])) if lanes and work.models else None,
-            alternatives=() if told is None or to_run > MOST_ROWS else tuple(_tried(work, lanes)),
+            alternatives=() if told is None or to_run > MOST_ROWS else tuple(_tried(work, lanes, played)),
         )
 
 
-def choose(work: Work, lanes: Pending) -> None:
-    """What the job leaves open is settled: how many sequences run at once, by what costs least of what is in time."""
+def choose(work: Work, lanes: Pending) -> dict[int, Forecast]:
+    """What the job leaves open is settled: how many sequences run at once, by what costs least of what is in time.
+    Returns what each number would take, as far as that was looked at."""
     basis = bases(work, [lane for lane, _ in lanes])
     if "max_num_seqs" in work.job.engine.model_fields_set or not lanes or basis is None:
-        return
+        return {}
     stated = work.job.engine.max_num_seqs
     tried = {
         slots: forecast(work, _with(lanes, basis), work.run.spent_usd(), slots, FEW_DRAWS)
@@ -110,10 +111,11 @@ def choose(work: Work, lanes: Pending) -> None:
     best = min(in_time or tried, key=lambda slots: tried[slots].usd.value if in_time else tried[slots].seconds.value)
     gain = tried[best].usd.value / tried[stated].usd.value if tried[stated].usd.value else 1.0
     if best == stated or (stated in in_time and gain > 1 - LEAST_GAIN):
-        return
+        return tried
     engine = work.job.engine.model_copy(update={"max_num_seqs": best})
     work.job = work.job.model_copy(update={"engine": engine})
     work.progress.say(f"engine.max_num_seqs = {best} is chosen: {gain:.2f} times the cost of {stated}")
+    return tried
 
 
 def plan_ahead(work: Work, lanes: Pending) -> Forecast | None:
@@ -132,17 +134,14 @@ def _with(lanes: Pending, basis: Sequence[Basis]) -> list[tuple[Lane, Rows, Basi
     return [(lane, rows, at) for (lane, rows), at in zip(lanes, basis, strict=True)]
 
 
-def _tried(work: Work, lanes: Pending) -> Iterator[Alternative]:
-    """Other routes, where nothing has been answered yet, and other numbers of sequences at once."""
-    found = [
-        *(_alternative(work, _routed(work, lanes, to), f'route.to_quantized = "{to}"', None) for to in _routes(work)),
-        *(
-            _alternative(work, lanes, f"engine.max_num_seqs = {slots}", slots)
-            for slots in SLOTS
-            if slots != work.job.engine.max_num_seqs
-        ),
-    ]
-    yield from sorted((one for one in found if one is not None), key=lambda one: one.usd.value)
+def _tried(work: Work, lanes: Pending, played: dict[int, Forecast]) -> list[Alternative]:
+    """Other routes, where nothing has been answered yet, and other numbers of sequences at once, the cheapest first."""
+    found = [(f'route.to_quantized = "{to}"', _otherwise(work, _routed(work, lanes, to), None)) for to in _routes(work)]
+    for slots in SLOTS:
+        if slots != work.job.engine.max_num_seqs:
+            found.append((f"engine.max_num_seqs = {slots}", played.get(slots) or _otherwise(work, lanes, slots)))
+    told = [Alternative(setting, one.seconds, one.usd) for setting, one in found if one is not None]
+    return sorted(told, key=lambda one: one.usd.value)
 
 
 def _routes(work: Work) -> list[ToQuantized]:
@@ -162,11 +161,10 @@ def _routed(work: Work, lanes: Pending, to: ToQuantized) -> Pending:
     return [(lane, np.array(chosen[name], np.int64)) for name, lane in work.job.lanes.items() if chosen[name]]
 
 
-def _alternative(work: Work, lanes: Pending, setting: str, slots: int | None) -> Alternative | None:
+def _otherwise(work: Work, lanes: Pending, slots: int | None) -> Forecast | None:
     if (basis := bases(work, [lane for lane, _ in lanes])) is None:
         return None
-    told = forecast(work, _with(lanes, basis), work.run.spent_usd(), slots, FEW_DRAWS)
-    return Alternative(setting, told.seconds, told.usd)
+    return forecast(work, _with(lanes, basis), work.run.spent_usd(), slots, FEW_DRAWS)
 
 
 def _rows(told: Plan) -> list[str]:

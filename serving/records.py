@@ -1,7 +1,7 @@
 """The vocabulary: the values that every part of gristmill speaks in. It knows no library, file or clock."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -193,6 +193,10 @@ class StepEvidence:
     seconds: float
     totals: tuple[float, ...]
     products: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "StepEvidence":
+        return cls(told["seconds"], tuple(told["totals"]), tuple(told["products"]))
 
     def __add__(self, other: "StepEvidence") -> "StepEvidence":
         return StepEvidence(

@@ -46,13 +46,13 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineKey:
     """What tells an engine's speed from another's. How much runs at once does not: that is in the steps."""
 
     facts: Mapping[str, Any]
 
     @classmethod
-    def of(cls, model_fingerprint: str, config: EngineConfig, machine: Machine) -> "Engine":
+    def of(cls, model_fingerprint: str, config: EngineConfig, machine: Machine) -> "EngineKey":
         """`config` is settled for the machine."""
         said = asdict(config)
         said["cache"] = {name: said["cache"][name] for name in ("block_tokens", "dtype")}
@@ -79,33 +79,32 @@ def _vllm() -> str:
     return "unknown"
 
 
-def what_is_known(engine: Engine) -> Measured | None:
+def what_is_known(engine: EngineKey) -> Measured | None:
     """None where nothing is, or where the file is not one that this version wrote."""
     if (file := engine.file) is None or not file.exists():
         return None
     try:
         told = json.loads(file.read_text(encoding="utf-8"))["measured"]
-        seen = told["evidence"]
-        evidence = StepEvidence(seen["seconds"], tuple(seen["totals"]), tuple(seen["products"]))
+        evidence = StepEvidence.from_json(told["evidence"])
         lengths = {name: tuple(tuple(row) for row in rows) for name, rows in told["lengths"].items()}
         return Measured(**{**told, "evidence": evidence, "lengths": lengths, "misses": tuple(told["misses"])})
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def learn(engine: Engine, newer: Measured) -> None:
+def learn(engine: EngineKey, newer: Measured) -> None:
     """Add to what is known; where two processes learn at once, one of them is heard."""
     known = what_is_known(engine)
     _write(engine, newer if known is None else known.and_then(newer))
 
 
-def note_miss(engine: Engine, miss: float) -> None:
+def note_miss(engine: EngineKey, miss: float) -> None:
     """Of a run that was forecast: log(measured / predicted) of its engine seconds."""
     if (known := what_is_known(engine)) is not None:
         _write(engine, replace(known, misses=(*known.misses, miss)[-MAX_MISSES:]))
 
 
-def _write(engine: Engine, measured: Measured) -> None:
+def _write(engine: EngineKey, measured: Measured) -> None:
     if (file := engine.file) is not None:
         aside = file.with_name(f".{file.name}.{os.getpid()}")
         aside.write_text(json.dumps({"engine": engine.facts, "measured": asdict(measured)}), encoding="utf-8")

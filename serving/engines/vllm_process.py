@@ -140,7 +140,7 @@ class VllmProcess:
         self.sums = message["steps"]
         told = message["evidence"]
         if told["totals"][0]:
-            self.evidence = StepEvidence(told["seconds"], tuple(told["totals"]), tuple(told["products"]))
+            self.evidence = StepEvidence.from_json(told)
         done = message["done"]
         return Completion(
             row=done["row"],

@@ -10,7 +10,7 @@ from serving.engines.machine import GIB, Machine, settled
 from serving.engines.measured import (
     KEPT,
     MAX_LENGTHS,
-    Engine,
+    EngineKey,
     Measured,
     learn,
     note_miss,
@@ -31,8 +31,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
-def engine(model: str = "m", config: EngineConfig = CONFIG, machine: Machine = CPU) -> Engine:
-    return Engine.of(model, config, machine)
+def engine(model: str = "m", config: EngineConfig = CONFIG, machine: Machine = CPU) -> EngineKey:
+    return EngineKey.of(model, config, machine)
 
 
 def test_nothing_is_known_at_first() -> None:
