@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.planner.interval import Stratum, bounds_of, conformal, stratum
+from optimizer.planner.interval import Stratum, bounds_of, conformal, conformal_of_cells, stratum
 
 
 @given(st.integers(0, 10_000))
@@ -14,6 +14,20 @@ def test_nine_in_ten_new_rows_fall_inside(seed: int) -> None:
     bounds = conformal(list(rng.normal(0.05, 0.1, 400)))
     fresh = np.exp(rng.normal(0.05, 0.1, 4000))
     assert 0.84 < np.mean((fresh > bounds.low) & (fresh < bounds.high)) < 0.96
+
+
+def test_a_cell_of_many_rows_does_not_set_the_bounds_alone() -> None:
+    logs, cells = [0.01] * 98 + [0.5] * 4, ["large"] * 98 + ["small"] * 4
+    assert conformal(logs).high == pytest.approx(np.exp(0.01))
+    assert conformal_of_cells(logs, cells).high == pytest.approx(np.exp(0.5))
+
+
+def test_cells_of_one_size_count_as_rows_do() -> None:
+    logs = [float(log) for log in np.random.default_rng(7).normal(0, 0.1, 400)]
+    cells = [str(place % 8) for place in range(400)]
+    of_cells, of_rows = conformal_of_cells(logs, cells, 0.9), conformal(logs, 0.9)
+    assert of_cells.low == pytest.approx(of_rows.low, rel=0.01)
+    assert of_cells.high == pytest.approx(of_rows.high, rel=0.01)
 
 
 @pytest.mark.parametrize("name", list(Stratum))
