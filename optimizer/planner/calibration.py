@@ -23,16 +23,19 @@ NAMES = tuple(field.name for field in fields(Constants))
 Groups = tuple[str, ...]  # of a plan: "engine:vllm", "version:vllm-1", "architecture:Hopper", "gpu:…", "weights:fp8", …
 Predict = Callable[[Numbers], Numbers]  # (rows, constants) of logarithms to the logarithm of each row's prediction
 
-_OVERHEADS = {"layer_us": 0.5, "routing_us": 0.5, "sequence_us": 0.6, "step_ms": 0.6, "request_ms": 0.6}
+_OVERHEADS = {"layer_us": 0.5, "routing_us": 0.2, "sequence_us": 0.6, "step_ms": 0.6, "request_ms": 0.6}
 # How far the logarithm of a constant may stand from what it has in common with others: by kind of group.
 SPREADS: Mapping[str, Mapping[str, float]] = {
-    "engine": dict.fromkeys(NAMES, 0.2) | {"experts": 0.3, "bubble": 1.0, "evenness": 0.5} | _OVERHEADS,
+    "engine": dict.fromkeys(NAMES, 0.2)
+    | {"expert_read": 0.3, "expert_compute": 0.3, "bubble": 1.0, "evenness": 0.3}
+    | _OVERHEADS,
     "version": dict.fromkeys(NAMES, 0.12) | {"evenness": 0.0} | _OVERHEADS,
     "release": dict.fromkeys(NAMES, 0.05) | dict.fromkeys(_OVERHEADS, 0.2) | {"evenness": 0.0},
     "load": dict.fromkeys(NAMES, 0.0) | {"sequence_us": 0.5, "step_ms": 0.4},
     "architecture": dict.fromkeys(NAMES, 0.1) | {"bubble": 0.0, "evenness": 0.0},
     "gpu": dict.fromkeys(NAMES, 0.06) | {"bubble": 0.0, "evenness": 0.0},
-    "weights": dict.fromkeys(NAMES, 0.0) | {"weight_read": 0.12, "compute": 0.15, "layer_us": 0.2, "experts": 0.2},
+    "weights": dict.fromkeys(NAMES, 0.0)
+    | {"weight_read": 0.12, "compute": 0.15, "layer_us": 0.2, "expert_read": 0.2, "expert_compute": 0.3},
     "kv": dict.fromkeys(NAMES, 0.0) | {"kv_read": 0.15, "prefill_attention": 0.1},
     "attention": dict.fromkeys(NAMES, 0.0) | {"kv_read": 0.8},  # kernels that read a KV head for each query head
 }

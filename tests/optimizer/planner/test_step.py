@@ -17,6 +17,13 @@ def test_a_larger_batch_never_takes_less(name: str, gpu_name: str, batch: int, c
     assert step.seconds(0, 0, batch + 1, (batch + 1) * context) >= step.seconds(0, 0, batch, batch * context) * 0.93
 
 
+@given(models, gpus, batches, st.floats(0.01, 1.0))
+def test_no_constant_reads_faster_than_the_memory(name: str, gpu_name: str, batch: int, constant: float) -> None:
+    card, weights = gpu(gpu_name), weights_of(model(name).shape)
+    step = cost(name, gpu_name, constants=Constants(weight_read=constant, compute=constant, layer_us=0, step_ms=0))
+    assert step.seconds(0, 0, batch, batch) > 2.0 * (weights.linear + weights.head) / (card.memory_gb_s * 1e9)
+
+
 @given(models, gpus, batches, lengths, st.integers(1, 4096))
 def test_longer_contexts_and_more_prompt_tokens_never_take_less(
     name: str, gpu_name: str, batch: int, context: int, more: int
@@ -78,6 +85,19 @@ def test_experts_touched_lie_between_those_of_one_token_and_all(name: str, token
     one, few, many = (step._experts(np.asarray(float(rows))) for rows in (1, tokens, 10**6))
     assert one <= few * 1.05
     assert few <= many
+
+
+def test_prompts_wait_for_experts_arithmetic_and_decoding_for_their_weights() -> None:
+    def seconds(prompt_tokens: int, sequences: int, constants: Constants) -> float:
+        step = cost("Mixtral-8x7B", "H100-SXM-80GB", Split(2), constants=constants)
+        return float(step.seconds(prompt_tokens, 0, sequences, sequences))
+
+    usual, slow_read = Constants(), Constants(expert_read=3.0)
+    slow_compute = Constants(expert_compute=6.0)
+    assert seconds(0, 1, slow_read) > 1.3 * seconds(0, 1, usual)
+    assert seconds(0, 1, slow_compute) == seconds(0, 1, usual)
+    assert seconds(8192, 0, slow_compute) > 1.3 * seconds(8192, 0, usual)
+    assert seconds(8192, 0, slow_read) == seconds(8192, 0, usual)
 
 
 def test_more_ranks_make_a_large_model_faster_but_not_by_their_number() -> None:
