@@ -185,6 +185,7 @@ class BudgetSection(Section):
 
 
 class PriceSection(Section):
+    catalogue: str | None = None  # a file whose rows add to the shipped catalogue, or take their place
     hardware: str | None = None  # a row of the catalogue
     usd_per_hour: Decimal | None = Field(None, gt=0, strict=False)
     input_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
@@ -297,8 +298,9 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
         raise BadJob(f"--set {override}: {tables[0]} is not a section of the job file")
     if tables[0] == "price":  # one price replaces another; two would contradict each other
         per_token = ("input_usd_per_mtok", "output_usd_per_mtok")
-        kept = per_token if last in per_token else (last,)
-        section = values["price"] = {name: value for name, value in section.items() if name in kept}
+        kept = (*(per_token if last in per_token else (last,)), "catalogue")
+        if last != "catalogue":  # which is no price
+            section = values["price"] = {name: value for name, value in section.items() if name in kept}
     section[last] = _toml_value(text)
 
 
