@@ -26,7 +26,7 @@ def house(place: Place) -> Place:
 def test_predict_knows_what_the_file_adds(house: Place) -> None:
     house.write("rows.csv", TABLE)
     assert house.gristmill("predict", "rows.csv", "--output", "told.csv", "--catalogue", "own.toml").code == 0
-    assert ",true,offline job" in (house.folder / "told.csv").read_text()
+    assert ',true,"offline job, unseen GPU"' in (house.folder / "told.csv").read_text()
     assert house.gristmill("predict", "rows.csv", "--output", "told.csv").code == 0
     assert "--catalogue, or a job's price.catalogue" in (house.folder / "told.csv").read_text()
 
@@ -67,7 +67,17 @@ def test_plan_rents_what_the_file_adds(house: Place) -> None:
     assert not [one for one in shipped["rented"]["plans"] if "house/" in one["plan"]]
     own = json.loads(house.gristmill("plan", "job.toml", "--json", "--catalogue", "own.toml").out)
     assert "house/abacus x1" in own["rented"]["plans"][0]["plan"]
+    assert own["rented"]["plans"][0]["bounds_of"] == "offline job, unseen GPU"
     assert own["rented"]["plans"][0]["cost_usd"]["value"] < shipped["rented"]["plans"][0]["cost_usd"]["value"]
+
+
+@needs_model
+def test_plan_says_which_gpus_nobody_has_measured(house: Place) -> None:
+    house.job(model=str(MODEL))
+    told = house.gristmill("plan", "job.toml", "--catalogue", "own.toml").out
+    (line,) = [line for line in told.splitlines() if "no measurement of" in line]
+    assert "House-80GB" in line
+    assert "H100" not in line
 
 
 @pytest.mark.parametrize(
