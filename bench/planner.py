@@ -158,8 +158,7 @@ class Bench:
         )
 
     def left_out(self, kind: str, whole: Calibration) -> Numbers:
-        """log(measured / predicted) of every case by a fit that never saw its GPU, architecture, model, source, or cell of a GPU
-        and a model."""
+        """As logs_of, by a fit that never saw a case's GPU, architecture, model, source, or cell of GPU and model."""
         names = self.column(kind)
         distinct = sorted(set(names))
         folds = [{name} for name in distinct]
