@@ -169,7 +169,7 @@ class ReuseSection(Section):
 
 
 class RouteSection(Section):
-    to_quantized: Literal["none", "short", "all"] = "none"
+    to_quantized: Literal["none", "short", "all", "auto"] = "none"  # auto: short, as long as an engine of its own pays
     short_prompt_tokens: int = Field(64, ge=1)  # a prompt of at most so many tokens is short
 
 
@@ -249,9 +249,10 @@ class Job(Section):
         dataset = self.dataset.model_dump(exclude={"path"})
         parts = {"sampling": self.sampling.model_dump()}
         parts["model"] = self.model.model_dump(exclude=set() if self.model.adapters else {"adapters"})
+        by_length = self.route.to_quantized in ("short", "auto")
         # A key that is switched off changes nothing, so it names no other run.
         parts["reuse"] = self.reuse.model_dump(exclude=set() if self.reuse.semantic else {"min_similarity", "embedder"})
-        parts["route"] = self.route.model_dump(include=None if self.route.to_quantized == "short" else {"to_quantized"})
+        parts["route"] = self.route.model_dump(include=None if by_length else {"to_quantized"})
         return {**parts, "dataset": dataset, "engine": engine, "tenant": self.tenant.name}
 
 
