@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,8 @@ def _answer(
         return work.limits.running_usd
 
     try:
-        for turn in quarantine.turns(pending):
+        portions = [pending] if pilot is None else pilot.portions(pending)
+        for turn in chain.from_iterable(map(quarantine.turns, portions)):
             for completion in settlement.engine.run(settlement.fed(_feed(work, turn))):
                 rows = settlement.add(completion)
                 work.progress.advance(rows, completion.usage, spent_usd)
