@@ -1,6 +1,7 @@
 """How far the planner is off on rows that others measured: in sample, and with whole GPUs or models left out.
 
-    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit] [--folds sample,cell,gpu,model,source]
+    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit]
+        [--folds sample,cell,gpu,architecture,model,source]
 
 Each fold is fitted anew without the rows it is tested on. Counted are throughputs, closed-loop rates (from pairs of
 TTFT and TPOT by Little's law) and times per token; never times to first token, which are queueing where a batch is
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from optimizer.planner.answers import Asked
 from optimizer.planner.calibration import NAMES, NONE, Calibration, fit
-from optimizer.planner.interval import FEWEST, Bounds, Stratum, conformal, conformal_of_cells
+from optimizer.planner.interval import FEWEST, MEASURED, Bounds, Stratum, conformal, conformal_of_cells
 from optimizer.planner.kernels import CALL_FIRST, CALL_STEP, CALLS
 from optimizer.planner.predict import stratum_of
 from optimizer.planner.question import Question, Unanswerable, question_of
@@ -56,7 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="How far the planner is off on rows that others measured.")
     parser.add_argument("rows", type=Path, nargs="?", default=ROWS)
     parser.add_argument("--fit", action="store_true", help="write the shipped constants and bounds")
-    parser.add_argument("--folds", default="sample,cell,gpu,model,source")
+    parser.add_argument("--folds", default="sample,cell,gpu,architecture,model,source")
     parser.add_argument("--detail", action="store_true", help="tables by source, GPU, model and version")
     options = parser.parse_args()
     cases, unanswered = read(options.rows)
@@ -130,6 +131,8 @@ class Bench:
     def column(self, name: str) -> NDArray[np.str_]:
         if name == "gpu":
             return np.array([case.question.plan.gpu.name for case in self.cases])
+        if name == "architecture":
+            return np.array([case.question.plan.gpu.architecture for case in self.cases])
         if name == "model":
             return np.array([base_name(case) for case in self.cases])
         if name == "cell":
@@ -155,7 +158,7 @@ class Bench:
         )
 
     def left_out(self, kind: str, whole: Calibration) -> Numbers:
-        """log(measured / predicted) of every case by a fit that never saw its GPU, model, source, or cell of two."""
+        """As logs_of, by a fit that never saw a case's GPU, architecture, model, source, or cell of GPU and model."""
         names = self.column(kind)
         distinct = sorted(set(names))
         folds = [{name} for name in distinct]
@@ -192,15 +195,18 @@ class Bench:
         (PACKAGE / "intervals.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def strata(self) -> list[Stratum]:
-        return [stratum_of(case.question, float(over)) for case, over in zip(self.cases, self.saturation, strict=True)]
+        """These rows are what makes a GPU a measured one."""
+        found = [stratum_of(case.question, float(over)) for case, over in zip(self.cases, self.saturation, strict=True)]
+        return [MEASURED.get(one, one) for one in found]
 
     def bounds(self, predicted: dict[str, Numbers]) -> dict[Stratum, Bounds]:
-        gpu, cell, source = (predicted.get(fold, predicted["sample"]) for fold in ("gpu", "cell", "source"))
+        folds = ("architecture", "cell", "source")
+        architecture, cell, source = (predicted.get(fold, predicted["sample"]) for fold in folds)
         strata = np.array([stratum.value for stratum in self.strata()])
-        vllm_dense = np.isin(strata, [Stratum.SEEN.value, Stratum.UNSEEN.value])
+        vllm_dense = strata == Stratum.SEEN.value
         pools = {
             Stratum.SEEN: (cell, vllm_dense),
-            Stratum.UNSEEN: (gpu, vllm_dense),
+            Stratum.UNSEEN: (architecture, vllm_dense),
             Stratum.MOE: (cell, strata == Stratum.MOE.value),
             Stratum.SATURATED: (cell, strata == Stratum.SATURATED.value),
             Stratum.OFFLINE: (source, vllm_dense),

@@ -106,8 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     predicted.add_argument(
         "--output", type=Path, required=True, help="the same table with predictions and their bounds"
     )
+    _catalogue_argument(predicted)
 
-    _explain_arguments(_add(commands, "explain", _explain, "the arithmetic of a model on a GPU, with its roofline"))
+    explaining = _add(commands, "explain", _explain, "the arithmetic of a model on a GPU, with its roofline")
+    _explain_arguments(explaining)
+    _catalogue_argument(explaining)
 
     _add(commands, "doctor", _doctor, "what this machine can run")
     return parser
@@ -128,6 +131,11 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", type=Path, help="a job file (TOML)")
     parser.add_argument("--input", help="another input than the job's dataset.path")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="override a key of the job file")
+    parser.add_argument("--catalogue", metavar="FILE", help="another file of your own than the job's price.catalogue")
+
+
+def _catalogue_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--catalogue", type=Path, metavar="FILE", help="GPUs, models and prices of your own (TOML)")
 
 
 def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +175,8 @@ def _count(text: str) -> int:
 def _overrides(options: argparse.Namespace) -> list[str]:
     from serving.config import as_override
 
-    given = [as_override("dataset.path", options.input)] if options.input is not None else []
+    named = (("dataset.path", options.input), ("price.catalogue", options.catalogue))
+    given = [as_override(key, text) for key, text in named if text is not None]
     return [*given, *options.set]
 
 
@@ -331,18 +340,23 @@ def _schedule(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from flows.predict import predict_file
+    from optimizer.catalogue.catalogue import Catalogue
 
-    rows = predict_file(options.rows, options.output)
+    rows = predict_file(options.rows, options.output, Catalogue.load(options.catalogue))
     print(printable(f"{options.output}: {rows} rows"))
     return 0
 
 
 def _explain(options: argparse.Namespace) -> int:
     from flows.explain import check_picture, explained, subject_of, text_of
+    from optimizer.catalogue.catalogue import Catalogue
 
     if options.picture is not None:
         check_picture(options.picture)
-    subject = subject_of(options.model, options.hardware, options.weights, options.kv_dtype, options.tensor_parallel)
+    subject = subject_of(
+        options.model, options.hardware, options.weights, options.kv_dtype, options.tensor_parallel,
+        Catalogue.load(options.catalogue),
+    )  # fmt: skip
     found = explained(subject, options.prompt_tokens, options.output_tokens)
     print(printable(text_of(subject, found), keep=LINE_BREAK))
     if options.picture is not None:

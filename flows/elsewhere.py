@@ -1,4 +1,5 @@
-"""What the rows that are pending would cost on machines that can be rented, by the planner's search over them all."""
+"""What the rows that are pending would cost on machines of the job's catalogue, by the planner's search over them
+all."""
 
 from collections.abc import Sequence
 
@@ -8,7 +9,6 @@ from flows.forecast import Basis, drawn_outputs
 from flows.lane_work import lane_work
 from flows.members import Rows
 from flows.open import Work
-from optimizer.catalogue.catalogue import gpu, machines
 from optimizer.planner.found import Found
 from optimizer.planner.job import Job, TokenCounts, Wish
 from optimizer.planner.search import search
@@ -41,4 +41,4 @@ def elsewhere(work: Work, lanes: Sequence[tuple[Lane, Rows]], bases: Sequence[Ba
     )
     model = work.models["full"]
     wish = Wish(deadline_s=work.limits.left_s, weights=(WEIGHTS.get(model.precision, "bf16"),))
-    return search(shape_of(model), job, wish, machines(), gpu)
+    return search(shape_of(model), job, wish, work.catalogue.machines(), work.catalogue.gpu)

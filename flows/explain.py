@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.terminal import in_columns
-from optimizer.catalogue.catalogue import gpu, model
+from optimizer.catalogue.catalogue import Catalogue
+from optimizer.catalogue.catalogue import shipped as shipped_catalogue
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.calibration import shipped
 from optimizer.planner.explanation import Explanation, explanation_of
@@ -41,15 +42,24 @@ class Subject:
         return f"{self.name} on {layout.gpu.name}{split}: {layout.weights} weights, {kv}"
 
 
-def subject_of(asked: str, hardware: str, weights: str | None, kv_dtype: str, tensor: int | None) -> Subject:
-    """`asked` is a folder with a model, or a name of the catalogue; `hardware` a GPU, or "GPU x4".
+def subject_of(
+    asked: str,
+    hardware: str,
+    weights: str | None,
+    kv_dtype: str,
+    tensor: int | None,
+    catalogue: Catalogue | None = None,
+) -> Subject:
+    """`asked` is a folder with a model, or a name of the catalogue; `hardware` a GPU, or "GPU x4". The catalogue is the
+    shipped one unless another is given.
 
     Raises:
         UnknownName, BadModelFolder: there is no such model or GPU.
         CannotRun: the precision is unknown, or there are not enough GPUs.
     """
-    one, count = _hardware(hardware)
-    name, shape, published = _model(asked)
+    known = catalogue or shipped_catalogue()
+    one, count = _hardware(hardware, known)
+    name, shape, published = _model(asked, known)
     ranks = tensor or count
     if ranks > count:
         raise CannotRun(f"--tensor-parallel {ranks} needs {ranks} GPUs: write {one.name + f' x{ranks}'!r}")
@@ -63,17 +73,17 @@ def subject_of(asked: str, hardware: str, weights: str | None, kv_dtype: str, te
     return Subject(name, shape, Layout(one, Split(ranks), precision, kv_dtype), count)
 
 
-def _hardware(asked: str) -> tuple[Gpu, int]:
+def _hardware(asked: str, known: Catalogue) -> tuple[Gpu, int]:
     found = COUNT.fullmatch(asked.strip())
-    return (gpu(found[1]), max(1, int(found[2]))) if found else (gpu(asked), 1)
+    return (known.gpu(found[1]), max(1, int(found[2]))) if found else (known.gpu(asked), 1)
 
 
-def _model(asked: str) -> tuple[str, ModelShape, str]:
+def _model(asked: str, catalogue: Catalogue) -> tuple[str, ModelShape, str]:
     """Its name, its shape, and the precision that its weights come in."""
     if (Path(asked) / "config.json").is_file():
         folder = ModelFolder.open(Path(asked))
         return folder.name, shape_of(folder), "bf16" if folder.precision in HALF else folder.precision
-    known = model(asked)
+    known = catalogue.model(asked)
     return known.name, known.shape, known.quantization or "bf16"
 
 

@@ -3,7 +3,7 @@
 from flows.drift import Drift
 from flows.room import NoRoom
 from flows.schedule import NoServer
-from optimizer.catalogue.names import UnknownName
+from optimizer.catalogue.names import BadCatalogue, UnknownName
 from serving.config import BadJob
 from serving.engines.http import BadKey, ServerRefuses
 from serving.engines.machine import CannotRun
@@ -21,6 +21,7 @@ from serving.store.writer import Superseded
 WRONG_INPUT, CORRUPT, FAILED, SUPERSEDED = 2, 4, 5, 6
 
 EXIT_CODE_OF_FAULT: dict[type[BaseException], int] = {
+    BadCatalogue: WRONG_INPUT,
     BadInput: WRONG_INPUT,
     BadJob: WRONG_INPUT,
     BadModelFolder: WRONG_INPUT,

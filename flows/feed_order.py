@@ -53,16 +53,14 @@ class Finished:
 
 def finished_lengths(work: Work) -> Finished:
     """Of the rows that an engine has answered, as far as they are sealed."""
-    found = list(read_rows(work.run.segments, ["row", "source", "outcome", "completion_tokens"]))
-    ran = [
-        table.filter((pc.field("source") == Source.ENGINE.value) & (pc.field("outcome") == Outcome.ANSWERED.value))
-        for table in found
-    ]
-    rows, tokens = (
-        np.concatenate([np.empty(0, np.int64), *(table[name].to_numpy() for table in ran)])
-        for name in ("row", "completion_tokens")
-    )
-    return Finished(rows, tokens)
+    rows, tokens = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for table in read_rows(work.run.segments, ["row", "source", "outcome", "completion_tokens"]):
+        ran = table.filter(
+            (pc.field("source") == Source.ENGINE.value) & (pc.field("outcome") == Outcome.ANSWERED.value)
+        )
+        rows.append(ran["row"].to_numpy())
+        tokens.append(ran["completion_tokens"].to_numpy())
+    return Finished(np.concatenate(rows), np.concatenate(tokens))
 
 
 def in_order(
@@ -146,7 +144,7 @@ def _laid_out(
         return
     by_row = np.argsort(order)
     rows = order[by_row]
-    stretch_of_row = np.searchsorted(cuts, by_row, side="right")
+    stretch_of_row = np.searchsorted(cuts, by_row, side="right").astype(np.int16)
     stretches = [files.enter_context(spill()) for _ in cuts]
     writers: list[pa.ipc.RecordBatchStreamWriter] = []
     for table in read(rows, columns):

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from flows.learning import Ran, keep
-from flows.limits import Room
+from flows.limits import NOTHING, Room
 from flows.members import Members, Rows, answered_any, done_rows, pending_rows
 from flows.open import Work
 from flows.pilot import Pilot
@@ -18,11 +19,10 @@ from flows.settlement import LEAST_WASTE_S, Settlement, close, usd_of_usage, was
 from optimizer.cost import usd_of_time
 from serving.engines.open import open_engine
 from serving.records import Completion, EngineDied, Failure, Lane, Overhead, Request, Usage
-from serving.store.schemas import request_from_columns
+from serving.store.schemas import ASKED, requests_from
 
 FRUITLESS_DEATHS = 8  # in a row, without a row settled in between: halving a window takes no more
 REASON_CHARACTERS = 300
-COLUMNS = ["row", "custom_id", "endpoint", "messages", "sampling", "prompt_token_ids", "adapter"]  # of a request
 
 
 def lanes_to_run(work: Work) -> list[Lane]:
@@ -99,7 +99,8 @@ def _answer(
         return work.limits.running_usd
 
     try:
-        for turn in quarantine.turns(pending):
+        portions = [pending] if pilot is None else pilot.portions(pending)
+        for turn in chain.from_iterable(map(quarantine.turns, portions)):
             for completion in settlement.engine.run(settlement.fed(_feed(work, turn))):
                 rows = settlement.add(completion)
                 work.progress.advance(rows, completion.usage, spent_usd)
@@ -122,9 +123,8 @@ def _answer(
 def _feed(work: Work, pending: Rows) -> Iterator[Request | None]:
     """The requests in planned order, decoded a few at a time. Where the budget cannot bear the next beside all that is
     in flight, None until it can; it stops where it never will."""
-    for table in tables_to_order(work, pending, COLUMNS):
-        for columns in table.to_pylist():
-            request = request_from_columns(columns)
+    for table in tables_to_order(work, pending, ASKED):
+        for request in requests_from(table):
             at_worst_usd = _at_worst_usd(work, request)
             while (room := work.limits.afford(request.row, at_worst_usd)) is Room.LATER:
                 yield None
@@ -136,7 +136,7 @@ def _feed(work: Work, pending: Rows) -> Iterator[Request | None]:
 def _at_worst_usd(work: Work, request: Request) -> Decimal:
     """The most that a request can cost where tokens are billed. An untokenized prompt has at most a token a byte."""
     if work.price.bills_time:
-        return Decimal(0)
+        return NOTHING
     known = request.prompt_token_ids
     at_most = sum(len(turn.content.encode()) + 16 for turn in request.messages) if known is None else len(known)
     return usd_of_usage(work, Usage(at_most, request.sampling.max_tokens * request.sampling.n))

@@ -74,11 +74,14 @@ class Limits:
 
     def finished(self, row: int, usd: Decimal) -> None:
         """What a row in flight has really cost, until that is booked."""
-        self._unfinished.discard(row)
-        self._reserve(row, usd)
+        if self._budget_usd is not None:
+            self._unfinished.discard(row)
+            self._reserve(row, usd)
 
     def release(self, rows: Iterable[int]) -> None:
         """The money of these rows has been booked, or they are in flight no more."""
+        if self._budget_usd is None:
+            return
         for row in rows:
             self._unfinished.discard(row)
             self._in_flight_usd -= self._reserved_usd.pop(row, NOTHING)
@@ -98,7 +101,9 @@ class Limits:
 
     def afford(self, row: int, at_worst_usd: Decimal) -> Room:
         """With Room.NOW the money is reserved; with Room.NEVER the run stops."""
-        if self._budget_usd is not None and self._would_pass(self.running_usd + self._in_flight_usd + at_worst_usd):
+        if self._budget_usd is None:
+            return Room.NOW if self.reason is StopReason.NONE else Room.NEVER
+        if self._would_pass(self.running_usd + self._in_flight_usd + at_worst_usd):
             if self._unfinished and self.reason is StopReason.NONE:
                 return Room.LATER
             self.reason = StopReason.BUDGET

@@ -16,24 +16,22 @@ from serving.store.segments import read_rows
 Rows = NDArray[np.int64]
 Few = NDArray[np.int8]  # places in SOURCES or ENDPOINTS
 SOURCES, ENDPOINTS = tuple(Source), tuple(Endpoint)
+NO_ROWS, NONE = np.empty(0, np.int64), np.empty(0, np.int8)
+RUN, NEAR = SOURCES.index(Source.ENGINE), SOURCES.index(Source.SEMANTIC)
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A row that an answer goes to."""
+class Served:
+    """Rows that some answers go to, in the order of the answers."""
 
-    row: int
-    custom_id: str
-    endpoint: Endpoint
-    source: Source
+    row: Rows
+    answer: Rows  # the place of the answer that it gets
+    source: Few
 
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Every admitted row, ordered by the row whose run answers it; names are ordered by row.
-
-    Where those of a row stand is looked up, not searched for: of what settling a row takes, that was a fifth.
-    """
+    """Every admitted row, ordered by the row whose run answers it; names are ordered by row."""
 
     starts: Rows  # by row: the first place of those that it answers; those of the next row come after the last
     row: Rows
@@ -44,29 +42,51 @@ class Members:
 
     @classmethod
     def of(cls, work: Work) -> Self:
-        members = list(work.run.stage(work.run.collapsed).tables("members"))
-        names = list(work.run.stage(work.run.admitted).tables("requests", ["row", "custom_id", "endpoint"]))
-        answered_by = _numbers(members, "answered_by")
-        order = np.argsort(answered_by, kind="stable")
-        named = _numbers(names, "row")
-        every = np.arange(named.max(initial=0) + 2)
+        row, answered_by, source = [NO_ROWS], [NO_ROWS], [NONE]
+        for table in work.run.stage(work.run.collapsed).tables("members"):
+            row.append(table["row"].to_numpy())
+            answered_by.append(table["answered_by"].to_numpy())
+            source.append(_places(table["source"], Source))
+        named, custom_id, endpoint = [NO_ROWS], [pa.array([], pa.string())], [NONE]
+        for table in work.run.stage(work.run.admitted).tables("requests", ["row", "custom_id", "endpoint"]):
+            named.append(table["row"].to_numpy())
+            custom_id.extend(table["custom_id"].chunks)
+            endpoint.append(_places(table["endpoint"], Endpoint))
+        owner, name = np.concatenate(answered_by), np.concatenate(named)
+        order = np.argsort(owner, kind="stable")
+        every = np.arange(name.max(initial=0) + 2)
         return cls(
-            np.searchsorted(answered_by[order], every),
-            _numbers(members, "row")[order],
-            _few(members, "source", Source)[order],
-            np.searchsorted(named, every),
-            pa.chunked_array([chunk for table in names for chunk in table["custom_id"].chunks]).combine_chunks(),
-            _few(names, "endpoint", Endpoint),
+            np.searchsorted(owner[order], every),
+            np.concatenate(row)[order],
+            np.concatenate(source)[order],
+            np.searchsorted(name, every),
+            pa.concat_arrays(custom_id),
+            np.concatenate(endpoint),
         )
 
-    def served_by(self, row: int) -> list[Member]:
-        """The rows that the run of `row` answers; none where it is itself answered by another."""
-        places = range(self.starts.item(row), self.starts.item(row + 1))
-        return [self.named(self.row.item(place), SOURCES[self.source.item(place)]) for place in places]
+    def count(self, row: int, failed: bool) -> int:
+        """How many rows the answer to `row` goes to."""
+        if failed:
+            return len(self.served_by(np.array([row]), np.array([True])).row)
+        return max(1, self.starts.item(row + 1) - self.starts.item(row))
 
-    def named(self, row: int, source: Source) -> Member:
-        place = self.name_at.item(row)
-        return Member(row, self.custom_id[place].as_py(), ENDPOINTS[self.endpoint.item(place)], source)
+    def served_by(self, rows: Rows, failed: NDArray[np.bool_]) -> Served:
+        """Who shares the answers to `rows`. Equal requests share a failure too; a near-duplicate gets a try of its own,
+        and what it is then answered is for itself."""
+        counts = self.starts[rows + 1] - self.starts[rows]
+        answer = np.repeat(np.arange(len(rows)), np.maximum(counts, 1))
+        alone = counts[answer] == 0  # a near-duplicate whose representative failed, now run itself
+        within = np.arange(len(answer)) - np.searchsorted(answer, answer)
+        place = np.where(alone, 0, self.starts[rows][answer] + within)
+        row = np.where(alone, rows[answer], self.row[place])
+        source = np.where(alone, RUN, self.source[place])
+        shares = alone | ~(failed[answer] & (source == NEAR))
+        return Served(row[shares], answer[shares], source[shares])
+
+    def named(self, rows: Rows) -> tuple[pa.Array, Few]:
+        """The ids of rows, and the places of their endpoints in ENDPOINTS."""
+        places = self.name_at[rows]
+        return self.custom_id.take(pa.array(places)), self.endpoint[places]
 
 
 def done_rows(work: Work) -> Rows:
@@ -85,7 +105,7 @@ def pending_rows(work: Work, lane: Lane) -> Rows:
     """The rows that a lane has yet to run, ascending: representatives, and rows whose representative failed."""
     routed = list(work.run.stage(work.run.routed).tables("routes", ["row", "lane"]))
     of_lane = [table["row"].to_numpy()[_is(table["lane"], lane.name)] for table in routed]
-    rows = np.concatenate([np.empty(0, np.int64), *of_lane])
+    rows = np.concatenate([NO_ROWS, *of_lane])
     done = done_rows(work)
     members = list(work.run.stage(work.run.collapsed).tables("members", ["row", "answered_by"]))
     answered_by, row = (_numbers(members, name) for name in ("answered_by", "row"))
@@ -99,11 +119,10 @@ def _is(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:
 
 
 def _numbers(tables: list[pa.Table], column: str) -> Rows:
-    return np.concatenate([np.empty(0, np.int64), *(table[column].to_numpy() for table in tables)])
+    return np.concatenate([NO_ROWS, *(table[column].to_numpy() for table in tables)])
 
 
-def _few(tables: list[pa.Table], column: str, kind: type[StrEnum]) -> Few:
+def _places(column: pa.ChunkedArray, kind: type[StrEnum]) -> Few:
     """A column of few different texts, as their places in `kind`."""
-    known = pa.array([value.value for value in kind])
-    found = [pc.index_in(table[column], known).to_numpy().astype(np.int8) for table in tables]
-    return np.concatenate([np.empty(0, np.int8), *found])
+    found: Few = pc.index_in(column, pa.array([value.value for value in kind])).to_numpy().astype(np.int8)
+    return found

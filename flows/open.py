@@ -14,7 +14,7 @@ from typing import Any
 
 from flows.limits import Limits, StopReason
 from flows.progress import Progress
-from optimizer.catalogue.catalogue import price_of_hardware
+from optimizer.catalogue.catalogue import Catalogue
 from serving.config import BadJob, Job
 from serving.engine_config import NO_ADAPTERS, Adapters
 from serving.engines.fork_server import ForkServers
@@ -54,6 +54,7 @@ class Work:
     models: dict[str, ModelFolder]  # by lane; empty where the model is a server's
     adapters: Adapters
     price: Price
+    catalogue: Catalogue  # the shipped one, with the job's own rows over it
     progress: Progress
     limits: Limits
     facts: dict[str, Any]  # what run.json says, or will say
@@ -128,7 +129,7 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
     """Find the input, check the models, fix the price, and open or make the run that they name.
 
     Raises:
-        BadInput, BadModelFolder, BadJob, UnknownPrice: nothing was spent.
+        BadInput, BadModelFolder, BadJob, BadCatalogue, UnknownPrice: nothing was spent.
     """
     if runs.exists() and not runs.is_dir():
         raise BadJob(f"--runs {runs}: not a folder; name one for the run folders")
@@ -140,7 +141,8 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
         pinned["embedder"] = open_embedder(Path(job.reuse.embedder))
     pinned |= {f"adapter {name}": adapter for name, adapter in adapters.items()}
     files = {name: dict(folder.files) for name, folder in pinned.items()}
-    stated_price = _price_facts(price_of(job))
+    catalogue = catalogue_of(job)
+    stated_price = _price_facts(price_of(job, catalogue))
     input_sha256 = sha256_of_files(inputs)
     fingerprint = {
         **job.settings_that_change_an_answer(),
@@ -166,7 +168,8 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
     price = _price_from(facts["price"])
     limits = Limits(job.budget, price)
     return Work(
-        job, run, inputs, models, _adapters(adapters), price, progress, limits, facts, stated_price, take_over
+        job, run, inputs, models, _adapters(adapters), price, catalogue, progress, limits, facts, stated_price,
+        take_over,
     )  # fmt: skip
 
 
@@ -189,10 +192,17 @@ def open_models(job: Job) -> dict[str, ModelFolder]:
     return folders
 
 
-def price_of(job: Job) -> Price:
+def catalogue_of(job: Job) -> Catalogue:
+    """Raises BadCatalogue."""
+    own = job.price.catalogue
+    return Catalogue.load(None if own is None else Path(own))
+
+
+def price_of(job: Job, catalogue: Catalogue) -> Price:
+    """Raises UnknownPrice."""
     given = job.price
     if given.hardware is not None:
-        return price_of_hardware(given.hardware)
+        return catalogue.price_of_hardware(given.hardware)
     return Price("job file", "job file", given.usd_per_hour, given.input_usd_per_mtok, given.output_usd_per_mtok)
 
 

@@ -1,13 +1,17 @@
-"""The first rows of a run, looked at: what all of it will take, now that this run's own speed and answers are seen."""
+"""The first rows of a run, looked at: what all of it will take, now that this run's own speed and answers are seen, and
+whether another engine is still worth its start."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+import numpy as np
+
 from flows.forecast import Basis, bases, forecast, in_words
+from flows.joining import worth_joining
 from flows.learning import LEAST_STEPS
-from flows.members import Rows
+from flows.members import Rows, pending_rows
 from flows.open import Work
 from optimizer.planner.own_steps import scaled
 from serving.records import Completion, Lane, StepEvidence
@@ -26,6 +30,7 @@ class Pilot:
     spent_usd: Decimal  # before the lane began
     _output_tokens: dict[int, int] = field(default_factory=dict)  # of an answer, by row
     _taken: bool = False
+    _joined: list[Lane] = field(default_factory=list)  # whose rows the engine that runs is to answer as well
 
     def due(self, completion: Completion) -> bool:
         """Once: when enough has finished."""
@@ -45,9 +50,21 @@ class Pilot:
         if here is None or following is None:
             return
         told = [(lane, rows, basis) for (lane, rows), basis in zip(self.lanes, [here, *following], strict=True)]
+        if worth_joining(self.work, told):
+            (lane, rows, _), *others = told
+            self._joined = [other for other, _, _ in others]
+            told = [(lane, np.union1d(rows, np.concatenate([more for _, more, _ in others])), here)]
         found = forecast(self.work, told, self.spent_usd)
         write_prediction(self.work.run, "pilot", found)
         self.work.progress.say(f"after {len(self._output_tokens)} rows: {in_words(found)}")
+
+    def portions(self, pending: Rows) -> Iterator[Rows]:
+        """What the first lane's engine is to answer, one after the other: its own, then what the look found that it
+        should answer as well. A lane whose rows it has answered starts no engine; what is left when it dies, does."""
+        yield pending
+        for lane in self._joined:
+            if len(rows := pending_rows(self.work, lane)):
+                yield rows
 
     def _basis(self, evidence: StepEvidence, start_up_s: float) -> Basis | None:
         """What was known, at the speed of now: a few rows tell how fast a machine is, not which part of a step is."""

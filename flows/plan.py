@@ -19,7 +19,8 @@ from flows.open import Work
 from flows.settlement import book_the_past
 from flows.stages import collapse, route
 from flows.terminal import in_columns
-from optimizer.planner.found import Found
+from optimizer.planner.found import Found, Priced
+from optimizer.planner.interval import seen_gpus
 from optimizer.route import ToQuantized
 from optimizer.route import route as lane_of
 from serving.engines.open import check_engine
@@ -227,12 +228,21 @@ def _rented(told: Plan) -> list[str]:
     table = in_columns([heading, *cells], [False, True, True, True, True])
     why = [f"    {lever.name}: {lever.reason}" for lever in told.rented.levers]
     considered = f"  {told.rented.considered} plans priced; the first because:"
-    return ["", *(f"  {line}" for line in table), considered, *why]
+    return ["", *(f"  {line}" for line in table), *_unmeasured(told.rented.pareto[:MOST_RENTED]), considered, *why]
+
+
+def _unmeasured(shown: Sequence[Priced]) -> list[str]:
+    """Which of these GPUs the figures rest on a datasheet alone."""
+    gpus = dict.fromkeys(one.plan.machine.gpu or "" for one in shown)
+    if not (unseen := [name for name in gpus if name not in seen_gpus()]):
+        return []
+    return [f"  no measurement of {', '.join(unseen)} is known: datasheet and kernels of its kin, with wider bounds"]
 
 
 def _rented_as_json(found: Found) -> dict[str, Any]:
     told = [{"plan": one.plan.name, "cost_usd": asdict(one.prediction.cost_usd),
-             "finish_s": asdict(one.prediction.finish_s), "on_time": one.prediction.on_time}
+             "finish_s": asdict(one.prediction.finish_s), "on_time": one.prediction.on_time,
+             "bounds_of": one.prediction.stratum}
             for one in found.pareto]  # fmt: skip
     return {
         "on_time": found.on_time,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from optimizer.catalogue.catalogue import Catalogue
 from optimizer.planner.predict import Prediction, predict, predict_all
 from serving.intake.files import BadInput
 from serving.store.durable import write_blocks
@@ -20,8 +21,9 @@ SHOWN = 6  # significant digits
 NO_ANSWER = "no prediction: "
 
 
-def predict_file(rows: Path, output: Path) -> int:
-    """Writes `output` in one step, once all of `rows` was read; returns how many rows there were.
+def predict_file(rows: Path, output: Path, catalogue: Catalogue | None = None) -> int:
+    """Writes `output` in one step, once all of `rows` was read; returns how many rows there were. Names are those of
+    the catalogue, the shipped one unless another is given.
 
     Raises:
         BadInput: the file is not such a table.
@@ -33,7 +35,7 @@ def predict_file(rows: Path, output: Path) -> int:
     counted = _Counted()
     try:
         with rows.open(encoding="utf-8-sig", newline="") as file:
-            write_blocks(output, _blocks(_table(file, rows, counted)))
+            write_blocks(output, _blocks(_table(file, rows, counted, catalogue)))
     except FileNotFoundError:
         raise BadInput("missing", f"{rows} does not exist; name a CSV file with the columns {_columns()}") from None
     except (IsADirectoryError, PermissionError) as error:
@@ -50,7 +52,7 @@ class _Counted:
     line = 1
 
 
-def _table(file: io.TextIOBase, rows: Path, counted: _Counted) -> Iterator[list[str]]:
+def _table(file: io.TextIOBase, rows: Path, counted: _Counted, catalogue: Catalogue | None) -> Iterator[list[str]]:
     """The output's rows, its header first."""
     csv.field_size_limit(MOST_CELL_CHARACTERS)
     reader = csv.reader(file, strict=True)
@@ -63,7 +65,7 @@ def _table(file: io.TextIOBase, rows: Path, counted: _Counted) -> Iterator[list[
         counted.line = reader.line_num
         filled = [cells for cells in batch if cells]  # a blank line is no row
         counted.rows += len(filled)
-        for cells, told in zip(filled, _answers(header, filled), strict=True):
+        for cells, told in zip(filled, _answers(header, filled, catalogue), strict=True):
             yield [*(cells[place] if place < len(cells) else "" for place in kept), *_told(told)]
 
 
@@ -79,11 +81,11 @@ def _check(header: list[str] | None, rows: Path) -> None:
         raise BadInput("columns", f"{rows} has two columns named {twice!r}; rename one")
 
 
-def _answers(header: list[str], batch: list[list[str]]) -> list[Prediction | str]:
+def _answers(header: list[str], batch: list[list[str]], catalogue: Catalogue | None) -> list[Prediction | str]:
     """Of each row its prediction, or why it has none."""
     ragged = [_ragged(header, cells) for cells in batch]
     rows = [dict(zip(header, cells, strict=False)) for cells, reason in zip(batch, ragged, strict=True) if not reason]
-    told = iter(_predicted(rows))
+    told = iter(_predicted(rows, catalogue))
     return [reason or next(told) for reason in ragged]
 
 
@@ -95,16 +97,16 @@ def _ragged(header: list[str], cells: list[str]) -> str:
 
 # What a row makes infinite or undefined is told as no prediction, not as a warning.
 @np.errstate(all="ignore")
-def _predicted(rows: Sequence[Mapping[str, str]]) -> list[Prediction | str]:
+def _predicted(rows: Sequence[Mapping[str, str]], catalogue: Catalogue | None) -> list[Prediction | str]:
     try:
-        return list(predict_all(rows))
+        return list(predict_all(rows, catalogue=catalogue))
     except (ArithmeticError, LookupError, ValueError):
-        return [_alone(row) for row in rows]  # one of them is to blame; the others have their answers
+        return [_alone(row, catalogue) for row in rows]  # one of them is to blame; the others have their answers
 
 
-def _alone(row: Mapping[str, str]) -> Prediction | str:
+def _alone(row: Mapping[str, str], catalogue: Catalogue | None) -> Prediction | str:
     try:
-        return predict(row)
+        return predict(row, catalogue=catalogue)
     except (ArithmeticError, LookupError, ValueError) as error:
         return f"{NO_ANSWER}{type(error).__name__}: {error}"
 

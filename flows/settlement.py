@@ -5,34 +5,22 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 
-from flows.members import Member, Members
+import pyarrow.compute as pc
+
+from flows.members import Members
 from flows.open import Work
+from flows.settled_rows import settled_rows, usage_columns
 from optimizer.cost import share_out, usd_of_time, usd_of_tokens
-from serving.records import (
-    Charge,
-    Completion,
-    Engine,
-    EngineDied,
-    Lane,
-    Outcome,
-    Overhead,
-    Request,
-    Settled,
-    Source,
-    Usage,
-)
+from serving.records import Completion, Engine, EngineDied, Lane, Overhead, Request, Usage
 from serving.store.durable import remove
 from serving.store.meter import Meter, Spent
 from serving.store.segments import Chain, Span
 
-COMMIT_ROWS = 256  # rows that become durable with one fsync, some 4 ms
+COMMIT_ROWS = 1024  # rows that become durable with one fsync, some 4 ms
 COMMIT_S = 1.0  # and no finished row waits longer than this to be durable
-SEAL_ROWS = 4096  # rows of a segment: few files, each of a size that reads well
+SEAL_ROWS = 8192  # rows of a segment: few files, each of a size that reads well
 SEAL_S = 30.0  # and no row waits longer than this to be seen in the ledger
 LEAST_WASTE_S = 0.1  # less than this since the last commit is the engine's own ending
-
-
-Finished = tuple[Completion, list[Member]]  # and the rows that it answers
 
 
 @dataclass(slots=True)
@@ -46,7 +34,7 @@ class Settlement:
     members: Members
     overheads: list[Overhead]
     _in_flight: set[int] = field(default_factory=set)
-    _waiting: list[Finished] = field(default_factory=list)
+    _waiting: list[Completion] = field(default_factory=list)
     _settled: Spent = field(default_factory=Spent)
     _fed_all: bool = False
     _failed: bool = False
@@ -73,17 +61,16 @@ class Settlement:
             raise EngineDied(f"the engine answered row {completion.row}, which it was not asked, or was asked once")
         self._in_flight.remove(completion.row)
         self.work.limits.finished(completion.row, usd_of_usage(self.work, completion.usage))
-        members = self._served_by(completion)
-        self._waiting.append((completion, members))
+        self._waiting.append(completion)
         if len(self._waiting) >= COMMIT_ROWS or time.monotonic() - self._committed_at >= COMMIT_S:
             self.commit()
-        return len(members)
+        return self.members.count(completion.row, completion.failure is not None)
 
     def commit(self) -> None:
         """One durable step: the rows, what they cost, and the overheads that came before them."""
         self._failed = True  # until it is durable: what could not be committed once stays open, and is not tried again
         span = self._span()
-        if self._chain.waiting_rows + len(span.rows) >= SEAL_ROWS or time.monotonic() - self._sealed_at >= SEAL_S:
+        if self._chain.waiting_rows + span.rows.num_rows >= SEAL_ROWS or time.monotonic() - self._sealed_at >= SEAL_S:
             self._chain.seal(span)
             self._sealed_at = time.monotonic()
         else:
@@ -97,7 +84,7 @@ class Settlement:
         if self._failed:
             return
         span = self._span()
-        seconds = 0.0 if span.rows else self.work.limits.lap()
+        seconds = 0.0 if span.rows.num_rows else self.work.limits.lap()
         if self._in_flight:
             lost = self._lost()
             if lost or seconds > LEAST_WASTE_S:
@@ -106,7 +93,7 @@ class Settlement:
             usd = usd_of_time(self.work.price, seconds)
             span.overheads.append(Overhead("shut_down", self.lane.name, round(seconds, 6), usd, engine=self.meter.name))
         span = replace(span, closes=(self.meter.name,))
-        if span.rows or span.overheads or self._chain.waiting_rows:
+        if span.rows.num_rows or span.overheads or self._chain.waiting_rows:
             self._chain.seal(span)
             self._booked(span)
         remove(self.meter.path)
@@ -117,17 +104,22 @@ class Settlement:
 
     def _span(self) -> Span:
         """What was finished since the last one, with its share of the time. Time without a row is left running."""
-        waiting, self._waiting = self._waiting, []
+        finished, self._waiting = self._waiting, []
         overheads, self.overheads = self.overheads, []
         self._committed_at = time.monotonic()
         rates = self.engine.rates
-        seconds = self.work.limits.lap() if waiting else 0.0
-        charges = share_out(seconds, self.work.price, [completion.usage for completion, _ in waiting], rates)
-        rows = [
-            row for finished, charge in zip(waiting, charges, strict=True) for row in self._settle(finished, charge)
-        ]
-        self.work.limits.release(completion.row for completion, _ in waiting)
-        span = Span.of(
+        seconds = self.work.limits.lap() if finished else 0.0
+        used = usage_columns(finished)
+        prompt, cached, output = (used[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens"))
+        charges = share_out(seconds, self.work.price, prompt, cached, output, rates)
+        rows = settled_rows(self.lane, finished, charges, self.members)
+        self.work.limits.release(completion.row for completion in finished)
+        self._settled = Spent(
+            0.0,
+            self._settled.prompt_tokens + int((prompt - cached).sum()),
+            self._settled.completion_tokens + int(output.sum()),
+        )
+        return Span(
             rows,
             overheads,
             lane=self.lane.name,
@@ -135,16 +127,9 @@ class Settlement:
             seconds=seconds,
             rates=asdict(rates) if rates else None,
         )
-        ran = [row for row in span.rows if row["source"] == Source.ENGINE.value]
-        self._settled = Spent(
-            0.0,
-            self._settled.prompt_tokens + sum(row["prompt_tokens"] - row["cached_tokens"] for row in ran),
-            self._settled.completion_tokens + sum(row["completion_tokens"] for row in ran),
-        )
-        return span
 
     def _booked(self, span: Span) -> None:
-        self.work.limits.spend(sum((row["usd"] for row in span.rows), Decimal(0)))
+        self.work.limits.spend(pc.sum(span.rows["usd"]).as_py() or Decimal(0))
         self.work.limits.spend(sum((line.usd for line in span.overheads), Decimal(0)))
 
     def _lost(self) -> int:
@@ -152,35 +137,6 @@ class Settlement:
         spent = self.meter.read()
         prompt_tokens = spent.prompt_tokens - self._settled.prompt_tokens
         return max(0, prompt_tokens) + max(0, spent.completion_tokens - self._settled.completion_tokens)
-
-    def _served_by(self, completion: Completion) -> list[Member]:
-        """Who shares this answer. Equal requests share a failure too; a near-duplicate gets a try of its own."""
-        members = self.members.served_by(completion.row)
-        if not members:  # a near-duplicate whose representative failed, now run itself
-            return [self.members.named(completion.row, Source.ENGINE)]
-        return [member for member in members if member.source is not Source.SEMANTIC] if completion.failure else members
-
-    def _settle(self, finished: Finished, charge: Charge) -> Iterator[Settled]:
-        completion, members = finished
-        for member in members:
-            run_here = member.row == completion.row
-            yield Settled(
-                row=member.row,
-                custom_id=member.custom_id,
-                endpoint=member.endpoint,
-                outcome=Outcome.FAILED if completion.failure else Outcome.ANSWERED,
-                lane=self.lane.name,
-                model=self.lane.model,
-                source=member.source,
-                answered_by=completion.row,
-                choices=completion.choices,
-                usage=completion.usage,
-                charge=charge if run_here else Charge(0.0, Decimal(0)),
-                failure=completion.failure,
-                queue_s=completion.queue_s if run_here else None,
-                prefill_s=completion.prefill_s if run_here else None,
-                decode_s=completion.decode_s if run_here else None,
-            )
 
 
 def book_the_past(work: Work) -> None:
@@ -196,7 +152,7 @@ def book_the_past(work: Work) -> None:
 def close(work: Work, engine: str, lane: str, lines: list[Overhead]) -> None:
     """Book what an engine spent beside settled rows, and close its meter."""
     if lines:
-        work.writer.chain("house").seal(Span.of([], lines, lane=lane, engine=engine, closes=(engine,)))
+        work.writer.chain("house").seal(Span(overheads=lines, lane=lane, engine=engine, closes=(engine,)))
     remove(work.run.meter_file(engine))
 
 

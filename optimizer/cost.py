@@ -1,9 +1,14 @@
 """Money: exact decimals, shared out so that rows add up to the bill to the last digit. Pure."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 
-from serving.records import Charge, Price, Rates, Usage
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.records import Price, Rates, Usage
+
+Counts = NDArray[np.int64]
 
 USD_STEP = Decimal("0.000000000001")  # what the ledger's decimal columns hold
 MTOK = Decimal(1_000_000)
@@ -25,35 +30,45 @@ def usd_of_tokens(price: Price, usage: Usage) -> Decimal:
     return (listed / MTOK).quantize(USD_STEP, ROUND_HALF_EVEN)
 
 
-def share_out(seconds: float, price: Price, usages: Sequence[Usage], rates: Rates | None) -> list[Charge]:
-    """The charge of each row that ran in a span of engine time.
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """What each row that ran in a span of engine time cost."""
+
+    engine_s: NDArray[np.float64]
+    usd_steps: Counts  # in USD_STEP
+
+
+def share_out(
+    seconds: float,
+    price: Price,
+    prompt_tokens: Counts,
+    cached_tokens: Counts,
+    completion_tokens: Counts,
+    rates: Rates | None,
+) -> Charges:
+    """The charges of the rows that ran in a span of engine time, by what each used.
 
     Billed by time, the span is shared by what each row's tokens cost at the measured rates; rows add up to the span's
     bill exactly. Billed by tokens, each row costs its own tokens and the time is for information.
     """
-    if not usages:
-        return []
-    weights = [_weight(usage, rates or EQUAL_RATES) for usage in usages]
-    total = sum(weights)
-    shares = [weight / total if total else 1 / len(weights) for weight in weights]
-    if not price.bills_time:
-        bills = [usd_of_tokens(price, usage) for usage in usages]
-    else:
-        bills = split_exactly(usd_of_time(price, seconds), shares)
-    return [Charge(seconds * share, usd) for share, usd in zip(shares, bills, strict=True)]
+    computed = np.maximum(0, prompt_tokens - cached_tokens)
+    rates = rates or EQUAL_RATES
+    weights = computed * rates.prefill_s_per_token + completion_tokens * rates.decode_s_per_token
+    total = weights.sum()
+    shares = weights / total if total else np.full(len(weights), 1 / max(1, len(weights)))
+    if price.bills_time:
+        return Charges(seconds * shares, split_exactly(usd_of_time(price, seconds), shares))
+    used = zip(prompt_tokens.tolist(), completion_tokens.tolist(), strict=True)
+    bills = [int(usd_of_tokens(price, Usage(*tokens)) / USD_STEP) for tokens in used]
+    return Charges(seconds * shares, np.array(bills, np.int64))
 
 
-def split_exactly(usd: Decimal, shares: Sequence[float]) -> list[Decimal]:
-    """`usd` in parts by `shares` (summing to 1); the parts add up to it exactly (largest remainder)."""
+def split_exactly(usd: Decimal, shares: NDArray[np.float64]) -> Counts:
+    """`usd` in parts by `shares` (summing to 1), in USD_STEP; the parts add up to it exactly (largest remainder)."""
     steps = int(usd / USD_STEP)
-    ideal = [steps * share for share in shares]
-    parts = [int(part) for part in ideal]
-    by_remainder = sorted(range(len(parts)), key=lambda place: (parts[place] - ideal[place], place))
-    left = steps - sum(parts)
-    for turn in range(abs(left)):
-        parts[by_remainder[turn % len(parts)]] += 1 if left > 0 else -1
-    return [part * USD_STEP for part in parts]
-
-
-def _weight(usage: Usage, rates: Rates) -> float:
-    return rates.seconds(max(0, usage.prompt_tokens - usage.cached_tokens), usage.completion_tokens)
+    ideal = steps * shares
+    parts = ideal.astype(np.int64)
+    if left := steps - int(parts.sum()):
+        by_remainder = np.argsort(parts - ideal, kind="stable")
+        np.add.at(parts, np.resize(by_remainder, abs(left)), 1 if left > 0 else -1)
+    return parts

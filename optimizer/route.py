@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-ToQuantized = Literal["none", "short", "all"]
+ToQuantized = Literal["none", "short", "all", "auto"]  # auto begins as short; see flows.joining
 
 
 @dataclass(frozen=True, slots=True)

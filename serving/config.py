@@ -169,7 +169,7 @@ class ReuseSection(Section):
 
 
 class RouteSection(Section):
-    to_quantized: Literal["none", "short", "all"] = "none"
+    to_quantized: Literal["none", "short", "all", "auto"] = "none"  # auto: short, as long as an engine of its own pays
     short_prompt_tokens: int = Field(64, ge=1)  # a prompt of at most so many tokens is short
 
 
@@ -185,6 +185,7 @@ class BudgetSection(Section):
 
 
 class PriceSection(Section):
+    catalogue: str | None = None  # a file whose rows add to the shipped catalogue, or take their place
     hardware: str | None = None  # a row of the catalogue
     usd_per_hour: Decimal | None = Field(None, gt=0, strict=False)
     input_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
@@ -248,9 +249,10 @@ class Job(Section):
         dataset = self.dataset.model_dump(exclude={"path"})
         parts = {"sampling": self.sampling.model_dump()}
         parts["model"] = self.model.model_dump(exclude=set() if self.model.adapters else {"adapters"})
+        by_length = self.route.to_quantized in ("short", "auto")
         # A key that is switched off changes nothing, so it names no other run.
         parts["reuse"] = self.reuse.model_dump(exclude=set() if self.reuse.semantic else {"min_similarity", "embedder"})
-        parts["route"] = self.route.model_dump(include=None if self.route.to_quantized == "short" else {"to_quantized"})
+        parts["route"] = self.route.model_dump(include=None if by_length else {"to_quantized"})
         return {**parts, "dataset": dataset, "engine": engine, "tenant": self.tenant.name}
 
 
@@ -297,8 +299,9 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
         raise BadJob(f"--set {override}: {tables[0]} is not a section of the job file")
     if tables[0] == "price":  # one price replaces another; two would contradict each other
         per_token = ("input_usd_per_mtok", "output_usd_per_mtok")
-        kept = per_token if last in per_token else (last,)
-        section = values["price"] = {name: value for name, value in section.items() if name in kept}
+        kept = (*(per_token if last in per_token else (last,)), "catalogue")
+        if last != "catalogue":  # which is no price
+            section = values["price"] = {name: value for name, value in section.items() if name in kept}
     section[last] = _toml_value(text)
 
 

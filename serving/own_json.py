@@ -2,13 +2,16 @@
 
 from typing import Any
 
-import orjson
+import msgspec
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoder = msgspec.json.Decoder()
 
 
 def own_json(value: Any) -> bytes:
     """Compact UTF-8, equal for equal values: keys sorted, a record's fields in their order, decimals as text."""
-    return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS)
+    return _encoder.encode(value)
 
 
 def from_own_json(text: str | bytes) -> Any:
-    return orjson.loads(text)
+    return _decoder.decode(text)

@@ -1,12 +1,17 @@
-"""The vocabulary: the values that every part of gristmill speaks in. It knows no library, file or clock."""
+"""The vocabulary: the values that every part of gristmill speaks in. It knows no file and no clock.
+
+What there is one of for every row is a msgspec.Struct: as frozen as a frozen dataclass, made in a tenth of the time.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Protocol
+
+from msgspec import Struct, structs
 
 
 class Endpoint(StrEnum):
@@ -33,14 +38,12 @@ class Source(StrEnum):
     SEMANTIC = "semantic"  # a near-duplicate row was run
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     role: str  # system | user | assistant
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Struct, frozen=True, cache_hash=True):
     """How an answer is drawn. Defaults come from the job file; a row may override each."""
 
     max_tokens: int = 256
@@ -63,8 +66,7 @@ class Sampling:
         return self.temperature == 0.0 or self.seed is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One prompt to answer. `row` is its place in the run's input and comes back on exactly one Completion."""
 
     row: int
@@ -88,8 +90,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one request, as the engine counted them."""
 
     prompt_tokens: int
@@ -99,8 +100,7 @@ class Usage:
     accepted_tokens: int = 0  # of the drafted ones, those that became output
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     text: str
     finish_reason: str  # stop | length
     logprobs: list[dict[str, Any]] | None = None  # a token each: token, logprob, top_logprobs
@@ -114,8 +114,7 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(Struct, frozen=True):
     """What an engine gave for one request: choices, or a failure, never both."""
 
     row: int
@@ -133,9 +132,6 @@ class Rates:
 
     prefill_s_per_token: float  # of a prompt token that was not in the prefix cache
     decode_s_per_token: float  # of an output token
-
-    def seconds(self, uncached_prompt_tokens: int, completion_tokens: int) -> float:
-        return uncached_prompt_tokens * self.prefill_s_per_token + completion_tokens * self.decode_s_per_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +170,6 @@ class Overhead:
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
-    """What one row cost. The rows of a segment add up to the bill of the time it covers."""
-
-    engine_s: float
-    usd: Decimal
-
-
-@dataclass(frozen=True, slots=True)
 class StepEvidence:
     """What an engine's steps took beside what they computed: all that a least-squares fit of the parts' times needs.
 
@@ -216,27 +204,6 @@ class StepEvidence:
     @property
     def steps(self) -> float:
         return self.totals[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A row that has left the run, with its charge: one line of a segment."""
-
-    row: int
-    custom_id: str
-    endpoint: Endpoint
-    outcome: Outcome
-    lane: str
-    model: str
-    source: Source
-    answered_by: int  # the row whose engine run gave the answer; the row itself for Source.ENGINE
-    choices: tuple[Choice, ...]
-    usage: Usage
-    charge: Charge
-    failure: Failure | None = None
-    queue_s: float | None = None
-    prefill_s: float | None = None
-    decode_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +257,7 @@ def canonical_json(value: Any) -> str:
 
 @lru_cache(1024)  # a run has few different ones, and a million rows
 def sampling_json(sampling: Sampling) -> str:
-    return canonical_json(asdict(sampling))
+    return canonical_json(structs.asdict(sampling))
 
 
 @lru_cache(1024)

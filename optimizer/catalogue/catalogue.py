@@ -1,8 +1,8 @@
 """What the planner knows by name: GPUs, models, machines; the shipped tables, and over them a user's own."""
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +10,16 @@ from typing import Any, Self
 
 from optimizer.catalogue.hardware import Gpu
 from optimizer.catalogue.machines import PricedMachine, machine_of, newest, price_among
-from optimizer.catalogue.names import UnknownName, by_key, gpu_key, model_key, nearest, quantization_in
+from optimizer.catalogue.names import (
+    BadCatalogue,
+    UnknownName,
+    by_key,
+    gpu_key,
+    model_key,
+    nearest,
+    quantization_in,
+)
+from optimizer.catalogue.own import read_own
 from serving.engine_config import ModelShape
 from serving.records import Price
 
@@ -26,10 +35,6 @@ class NamedModel:
     source: str
 
 
-class BadCatalogue(ValueError):
-    """A row has not what its table needs."""
-
-
 @dataclass(frozen=True)
 class Catalogue:
     """Each table is read when first asked for."""
@@ -38,10 +43,37 @@ class Catalogue:
 
     @classmethod
     def load(cls, extra: Path | None = None) -> Self:
-        """`extra` is a TOML file with tables as the shipped ones have; its rows add to ours, or take their place."""
-        return cls(tomllib.loads(extra.read_text(encoding="utf-8")) if extra else {})
+        """`extra` is a TOML file with tables as the shipped ones have; its rows add to ours, or take their place.
+
+        Raises:
+            BadCatalogue: the file cannot be read, or a row of it is wrong.
+        """
+        found = cls(_by_our_names(read_own(extra)) if extra else {})
+        for place, row in enumerate(found.own.get("machines", ()), 1):
+            try:
+                if "gpu" in row:
+                    found.gpu(row["gpu"])
+            except UnknownName as error:
+                raise BadCatalogue(f"{extra}: machines, row {place} ({row['name']!r}): {error}") from None
+        return found
 
     def gpu(self, name: str) -> Gpu:
+        """Raises UnknownName."""
+        return self._gpu_of(name)
+
+    def model(self, name: str) -> NamedModel:
+        """Raises UnknownName."""
+        return self._model_of(name)
+
+    @cached_property
+    def _gpu_of(self) -> Callable[[str], Gpu]:
+        return cache(self._find_gpu)
+
+    @cached_property
+    def _model_of(self) -> Callable[[str], NamedModel]:
+        return cache(self._find_model)
+
+    def _find_gpu(self, name: str) -> Gpu:
         key = gpu_key(name)
         if (known := self._gpu_names.get(key)) is None:
             raise UnknownName(_unknown("GPU", name, key, self._gpu_names, "gpus"))
@@ -51,7 +83,7 @@ class Catalogue:
         except TypeError as error:
             raise BadCatalogue(f"[gpus.{known!r}]: {error}") from None
 
-    def model(self, name: str) -> NamedModel:
+    def _find_model(self, name: str) -> NamedModel:
         bare, quantization, says = quantization_in(name)
         key = model_key(bare)
         known = self._model_names.get(key) or self._model_names.get(key.rsplit("/")[-1])
@@ -84,9 +116,11 @@ class Catalogue:
         rows, own = ours["machines"], self.own.get("machines", [])
         named = {_offer(row) for row in own}
         try:
-            return tuple(machine_of(row, sources) for row in [*(r for r in rows if _offer(r) not in named), *own])
+            found = [machine_of(row, sources) for row in [*(r for r in rows if _offer(r) not in named), *own]]
         except (TypeError, LookupError, ArithmeticError) as error:
             raise BadCatalogue(f"machines: {error}") from None
+        # A machine says "H100", its GPU's row has another name: whoever brings the two together needs one.
+        return tuple(one if one.gpu is None else replace(one, gpu=self.gpu(one.gpu).name) for one in found)
 
     @property
     def gpu_names(self) -> tuple[str, ...]:
@@ -113,6 +147,15 @@ class Catalogue:
         return by_key(_shipped("models.toml")["models"], model_key) | by_key(self.own.get("models", {}), model_key)
 
 
+def _by_our_names(own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row whose name is one of ours in another spelling goes by ours, and so takes its place."""
+    settled = dict(own)
+    for table, key_of in (("gpus", gpu_key), ("models", model_key)):
+        ours = {key_of(name): name for name in _shipped(f"{table}.toml")[table]}
+        settled[table] = {ours.get(key_of(name), name): row for name, row in own.get(table, {}).items()}
+    return settled
+
+
 @cache
 def _shipped(file: str) -> dict[str, Any]:
     return tomllib.loads(files("optimizer.catalogue").joinpath(file).read_text(encoding="utf-8"))
@@ -122,7 +165,8 @@ def _unknown(kind: str, name: str, key: str, names: Mapping[str, str], table: st
     close = ", ".join(nearest(key, names))
     return (
         f"{kind} {name!r} is not in the catalogue; nearest: {close or 'none'}. To add it, give a TOML file of your own "
-        f"with a table [{table}.{name!r}], written as those in optimizer/catalogue/{table}.toml"
+        f"(--catalogue, or a job's price.catalogue) with a table [{table}.{name!r}], written as those in "
+        f"optimizer/catalogue/{table}.toml"
     )
 
 

@@ -33,7 +33,11 @@ class UnknownName(LookupError):
     """A GPU, a model or a machine was named that the catalogue does not have."""
 
 
-class AmbiguousName(ValueError):
+class BadCatalogue(ValueError):
+    """A row of the catalogue, or a user's own file of it, has not what its table needs."""
+
+
+class AmbiguousName(BadCatalogue):
     """Two rows of the catalogue go by one name."""
 
 

@@ -10,7 +10,7 @@ from optimizer.planner.guessing import GuessingCost, guessing, in_steps
 from optimizer.planner.interval import Stratum, bounds_of, seen_gpus, stratum
 from optimizer.planner.job import ACCEPTANCE_ASSUMED, Job
 from optimizer.planner.layouts import BLOCK_TOKENS, Engines, Places
-from optimizer.planner.steady_state import Cycle, Lengths, Scheduling, cycle, job_seconds
+from optimizer.planner.steady_state import Cycle, Lengths, Scheduling, cycle, job_seconds, uneven_tail_seconds
 from optimizer.planner.step import Constants, StepCost, stack, step_cost
 from serving.engine_config import ModelShape
 
@@ -94,30 +94,8 @@ class ClosedForm:
     def run_seconds(self, requests: Numbers) -> Numbers:
         """From an engine's first step to its last, of this many requests for each engine, all there at once."""
         even = job_seconds(self.cost, self.lengths, self.scheduling, requests)
-        return np.asarray(even) + self._uneven_tail(requests)
-
-    def _uneven_tail(self, requests: Numbers) -> Numbers:
-        """What unequal outputs add to a tail of equal ones.
-
-        When the last request starts, those that run have E[o^2] / (2 E[o]) steps left on average (renewals), and the
-        longest of them keeps the engine up while ever fewer share its steps.
-        """
-        batch = np.minimum(requests, self.full.sequences)
-        steps = np.asarray(self.lengths.output)
-        atoms = np.asarray(self.job.output_tokens.atoms)
-        rank = np.clip(np.floor(len(atoms) * batch / (batch + 1.0)), 0, len(atoms) - 1).astype(np.int64)
-        longest = np.maximum(atoms[rank] * steps / self.job.output_tokens.mean, steps)
-        variance = self.job.output_tokens.variation**2
-        wave = requests <= self.full.sequences
-        left = np.where(wave, 1.0, (1.0 + variance) / 2) * steps
-        evenly = np.where(wave, 1.0, 0.5) * steps
-        held = np.asarray(self.lengths.held)
-        uneven = np.minimum(batch * left / longest, batch)
-        even = batch * evenly / steps
-        longer = longest * self.cost.seconds(0.0, 0.0, uneven, uneven * held)
-        shorter = steps * self.cost.seconds(0.0, 0.0, even, even * held)
-        sooner = np.where(wave, 0.0, variance / 2 * np.asarray(self.full.seconds))
-        return np.asarray(np.maximum(longer - shorter - sooner, 0.0))
+        outputs = np.asarray(self.job.output_tokens.atoms)
+        return np.asarray(even) + uneven_tail_seconds(self.cost, self.lengths, self.full, requests, outputs)
 
 
 def taken(cost: StepCost, places: Places) -> StepCost:

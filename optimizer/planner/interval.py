@@ -1,10 +1,14 @@
 """How far off a prediction may be: split-conformal bounds by stratum (Lei et al. 2018; Vovk, Mondrian by group).
 
 A bound is a quantile of the logarithm of measured over predicted over development rows that were left out of the fit
-they were predicted by: a whole GPU for the stratum of unseen GPUs, a whole source for offline jobs, of which the
-development rows of vLLM have none, and a whole cell of a GPU and a model for the others. Of mixtures of experts there
-are six cells, two of them with four rows in five: each counts by the root of its rows, and bounds hold 95 % of them,
-which is what keeps 90 % of the rows of each cell inside the bounds of the other five.
+they were predicted by: all GPUs of an architecture for the stratum of unseen GPUs, a whole source for offline jobs, of
+which the development rows of vLLM have none, and a whole cell of a GPU and a model for the others. Of mixtures of
+experts there are six cells, two of them with four rows in five: each counts by the root of its rows, and bounds hold
+95 % of them, which is what keeps 90 % of the rows of each cell inside the bounds of the other five.
+
+That nobody has measured a GPU is a cause of misses beside those that a stratum has anyway, and so adds to its variance:
+as much as rows needed whose architecture was left out beyond those of which only a cell was. Leaving out a single GPU
+would tell too little: its siblings (H200 and GH200 of H100) would still be there, and a card such as A40 has none.
 """
 
 import math
@@ -31,7 +35,22 @@ class Stratum(StrEnum):
     SATURATED = "cache saturated"
     OFFLINE = "offline job"
     OTHER_ENGINE = "other engine"
+    MOE_UNSEEN = "mixture of experts, unseen GPU"
+    SATURATED_UNSEEN = "cache saturated, unseen GPU"
+    OFFLINE_UNSEEN = "offline job, unseen GPU"
+    OTHER_ENGINE_UNSEEN = "other engine, unseen GPU"
     MEMORY = "memory"
+
+
+# What an unseen GPU's stratum is on one that was measured.
+MEASURED = {
+    Stratum.UNSEEN: Stratum.SEEN,
+    Stratum.MOE_UNSEEN: Stratum.MOE,
+    Stratum.SATURATED_UNSEEN: Stratum.SATURATED,
+    Stratum.OFFLINE_UNSEEN: Stratum.OFFLINE,
+    Stratum.OTHER_ENGINE_UNSEEN: Stratum.OTHER_ENGINE,
+}
+UNMEASURED = {measured: unseen for unseen, measured in MEASURED.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +61,16 @@ class Bounds:
 
 def stratum(*, vllm: bool, moe: bool, seen: bool, saturation: float, offline: bool = False) -> Stratum:
     if not vllm:
-        return Stratum.OTHER_ENGINE
-    if moe:
-        return Stratum.MOE
-    if offline:
-        return Stratum.OFFLINE
-    if saturation > SATURATED:
-        return Stratum.SATURATED
-    return Stratum.SEEN if seen else Stratum.UNSEEN
+        kind = Stratum.OTHER_ENGINE
+    elif moe:
+        kind = Stratum.MOE
+    elif offline:
+        kind = Stratum.OFFLINE
+    elif saturation > SATURATED:
+        kind = Stratum.SATURATED
+    else:
+        kind = Stratum.SEEN
+    return kind if seen else UNMEASURED[kind]
 
 
 def conformal(logs: Sequence[float], coverage: float = COVERAGE) -> Bounds:
@@ -73,10 +94,21 @@ def _first_past(tail: float, weighed: Sequence[tuple[float, float]]) -> float:
     return next(log for (log, _), weight in zip(weighed, passed, strict=True) if weight >= tail)
 
 
+@cache
 def bounds_of(stratum: Stratum) -> Bounds:
+    if stratum in MEASURED and stratum is not Stratum.UNSEEN:
+        return _where_unmeasured(bounds_of(MEASURED[stratum]))
     known = _shipped()["bounds"]
     low, high = known.get(stratum.value) or known[Stratum.UNSEEN.value]
     return Bounds(low, high)
+
+
+def _where_unmeasured(bounds: Bounds) -> Bounds:
+    """Independent causes: their variances add, each side by itself."""
+    seen, unseen = bounds_of(Stratum.SEEN), bounds_of(Stratum.UNSEEN)
+    low = math.log(bounds.low) ** 2 + max(math.log(unseen.low) ** 2 - math.log(seen.low) ** 2, 0.0)
+    high = math.log(bounds.high) ** 2 + max(math.log(unseen.high) ** 2 - math.log(seen.high) ** 2, 0.0)
+    return Bounds(math.exp(-math.sqrt(low)), math.exp(math.sqrt(high)))
 
 
 def seen_gpus() -> frozenset[str]:

@@ -12,7 +12,7 @@ from optimizer.planner.calibration import Groups
 from optimizer.planner.deployment import Deployment, groups_of
 from optimizer.planner.engines import defaults_of
 from optimizer.planner.job import Job, Wish
-from optimizer.planner.memory import GIB, Memory, memory_of
+from optimizer.planner.memory import GIB, Memory, activations_gib, memory_of
 from optimizer.planner.precision import kv_bytes, precisions
 from optimizer.planner.step import Split
 from serving.engine_config import ModelShape
@@ -178,13 +178,9 @@ def engines_from(shape: ModelShape, job: Job, engines: Sequence[Engine]) -> Engi
 def cache_tokens(
     shape: ModelShape, job: Job, layout: Layout, sequences: Numbers, batched_tokens: Numbers
 ) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Tokens that the cache holds under each of these limits, and whether the job's longest request fits in it.
-
-    Of the terms of memory_of the largest step and the sampler alone depend on the limits, each in proportion.
-    """
-    bare = layout.memory(shape, 0, 0)
-    by_token, by_sequence = layout.memory(shape, 0, 1).activations, layout.memory(shape, 1, 0).activations
-    cache = (bare.cache - np.maximum(by_token * batched_tokens, by_sequence * sequences)) * GIB
+    """Tokens that the cache holds under each of these limits, and whether the job's longest request fits in it."""
+    bare = layout.memory(shape, 0, 0)  # of its terms the activations alone depend on the limits
+    cache = (bare.cache - activations_gib(shape, layout.split, batched_tokens, sequences)) * GIB
     blocks = np.floor(np.maximum(cache, 0.0) / (bare.kv_bytes_per_token * BLOCK_TOKENS))
     tokens = blocks * BLOCK_TOKENS
     if bare.kv_tokens():

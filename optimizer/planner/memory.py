@@ -86,19 +86,26 @@ def memory_of(
         + max(weights.head, weights.embedding) * 2.0 / across  # a stage has the one or the other
         + (weights.head + weights.embedding - max(weights.head, weights.embedding)) * 2.0 / across / split.pipeline
     )
-    mlp = LIVE_MLP * shape.intermediate / across
-    routed = shape.experts_per_token * (LIVE_MLP * shape.expert_intermediate / split.tensor + shape.hidden)
-    heads = 2.0 * (shape.heads + 2 * shape.kv_heads) * shape.head_dim / across
-    live = LIVE_HIDDEN * shape.hidden + max(mlp if not shape.experts or shape.dense_layers else 0.0, routed, heads)
     full, windowed = kv_bytes_read(shape, across, kv_bytes(kv_dtype))
     driver = 0.0 if gpu.name in AS_PROGRAMS_SEE else DRIVER_GIB.get(gpu.architecture, 0.0)
     return Memory(
         usable=(gpu.memory_gib - driver) * (1.0 if of_free else utilization),
         free_share=utilization if of_free else 1.0,
         weights=held / GIB,
-        activations=max(2.0 * max_num_batched_tokens * live, SAMPLER_BYTES * max_num_seqs * shape.vocabulary) / GIB,
+        activations=float(activations_gib(shape, split, max_num_batched_tokens, max_num_seqs)),
         engine=LIBRARIES_GIB + (RANKS_GIB if split.ranks > 1 else 0.0) + reserve_gib,
         kv_bytes_per_token=(full + windowed) / split.pipeline,
         windowed_share=windowed / (full + windowed),
         window=shape.window,
     )
+
+
+def activations_gib(shape: ModelShape, split: Split, max_num_batched_tokens: Amount, max_num_seqs: Amount) -> Amount:
+    """Of one rank at their peak: in the largest step, or in the sampler after it. The limits may be arrays."""
+    across = 1 if split.experts_whole else split.tensor
+    mlp = LIVE_MLP * shape.intermediate / across
+    routed = shape.experts_per_token * (LIVE_MLP * shape.expert_intermediate / split.tensor + shape.hidden)
+    heads = 2.0 * (shape.heads + 2 * shape.kv_heads) * shape.head_dim / across
+    live = LIVE_HIDDEN * shape.hidden + max(mlp if not shape.experts or shape.dense_layers else 0.0, routed, heads)
+    step, sampler = 2.0 * live * max_num_batched_tokens, SAMPLER_BYTES * shape.vocabulary * max_num_seqs
+    return np.maximum(step, sampler)[()] / GIB

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optimizer.catalogue.catalogue import Catalogue
 from optimizer.planner.answers import MEMORY_QUANTITIES, Asked
 from optimizer.planner.calibration import Calibration, shipped
 from optimizer.planner.interval import Stratum, bounds_of, seen_gpus, stratum
@@ -22,16 +23,21 @@ class Prediction:
     reason: str  # the stratum of the bounds, or why there is no prediction
 
 
-def predict(row: Mapping[str, str], calibration: Calibration | None = None) -> Prediction:
-    return predict_all([row], calibration)[0]
+def predict(
+    row: Mapping[str, str], calibration: Calibration | None = None, catalogue: Catalogue | None = None
+) -> Prediction:
+    return predict_all([row], calibration, catalogue)[0]
 
 
-def predict_all(rows: Iterable[Mapping[str, str]], calibration: Calibration | None = None) -> list[Prediction]:
-    """Many rows at once, thousands a second."""
+def predict_all(
+    rows: Iterable[Mapping[str, str]], calibration: Calibration | None = None, catalogue: Catalogue | None = None
+) -> list[Prediction]:
+    """Many rows at once, thousands a second. With the constants and the names that are shipped, unless others are
+    given."""
     asked: list[Question | str] = []
     for row in rows:
         try:
-            asked.append(question_of(row))
+            asked.append(question_of(row, catalogue))
         except Unanswerable as error:
             asked.append(str(error))
     questions = [question for question in asked if isinstance(question, Question)]

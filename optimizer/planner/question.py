@@ -4,10 +4,8 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 
-from optimizer.catalogue.catalogue import gpu as gpu_of
-from optimizer.catalogue.catalogue import model as model_of
+from optimizer.catalogue.catalogue import Catalogue, shipped
 from optimizer.catalogue.hardware import Gpu
 from optimizer.catalogue.names import UnknownName
 from optimizer.planner.calibration import Groups
@@ -78,14 +76,12 @@ class Question:
     draft: ModelShape | None = None
 
 
-_gpu, _model = cache(gpu_of), cache(model_of)
-
-
-def question_of(row: Row) -> Question:
-    """Raises Unanswerable."""
+def question_of(row: Row, catalogue: Catalogue | None = None) -> Question:
+    """By the names that are shipped, unless another catalogue is given. Raises Unanswerable."""
+    known = catalogue or shipped()
     try:
-        gpu = _gpu(ARGONNE_A100 if "memory size not stated" in row["gpu"] else row["gpu"])
-        model = _model(row["model"])
+        gpu = known.gpu(ARGONNE_A100 if "memory size not stated" in row["gpu"] else row["gpu"])
+        model = known.model(row["model"])
     except UnknownName as error:
         raise Unanswerable(str(error)) from error
     load, concurrency, requests, rates = _load(row)
@@ -108,7 +104,7 @@ def question_of(row: Row) -> Question:
         groups = groups_of(plan, defaults, row.get("engine_version", ""), served=served)
     except UnknownPrecision as error:
         raise Unanswerable(str(error)) from error
-    guessed, draft = _speculation(row)
+    guessed, draft = _speculation(row, known)
     if per_gpu:
         scale /= num_gpus
     replicas = 1.0 if served else max(1.0, num_gpus / split.ranks)
@@ -261,13 +257,13 @@ def _kv_dtype(row: Row, gpu: Gpu, weight_dtype: str) -> str:
     return "fp8" if trtllm and narrow and gpu.fp8_tflops else "auto"
 
 
-def _speculation(row: Row) -> tuple[int, ModelShape | None]:
+def _speculation(row: Row, known: Catalogue) -> tuple[int, ModelShape | None]:
     notes = row.get("notes", "")
     found = re.search(r"With Speculative Decoding; draft=(\S+) k=(\d+)", notes)
     if not found:
         return 0, None
     try:
-        return int(found[2]), _model(found[1]).shape
+        return int(found[2]), known.model(found[1]).shape
     except UnknownName as error:
         raise Unanswerable(f"draft model: {error}") from error
 

@@ -142,3 +142,30 @@ def job_seconds(cost: StepCost, lengths: Lengths, scheduling: Scheduling, reques
     many = cycles * full.seconds + tail
     one = wave_seconds(cost, lengths, scheduling, np.minimum(requests, full.sequences))
     return np.where(requests <= full.sequences, one, np.maximum(many, one))[()]
+
+
+def uneven_tail_seconds(
+    cost: StepCost, lengths: Lengths, full: Cycle, requests: Amount, output_tokens: Numbers
+) -> Numbers:
+    """What unequal outputs add to the tail of equal ones that `job_seconds` has.
+
+    `output_tokens`: (n,), ascending and equally likely; their mean stands for `lengths.output`, which may count steps
+    that yield several of them. When the last request starts, those that run have E[o^2] / (2 E[o]) steps left on
+    average (renewals), and the longest of them keeps the engine up while ever fewer share its steps.
+    """
+    batch = np.minimum(requests, full.sequences)
+    steps = np.asarray(lengths.output)
+    count, mean = len(output_tokens), output_tokens.mean()
+    rank = np.clip(np.floor(count * batch / (batch + 1.0)), 0, count - 1).astype(np.int64)
+    longest = np.maximum(output_tokens[rank] * steps / mean, steps)
+    variance = max(np.square(output_tokens).mean() / mean**2 - 1.0, 0.0)
+    wave = requests <= full.sequences
+    left = np.where(wave, 1.0, (1.0 + variance) / 2) * steps
+    evenly = np.where(wave, 1.0, 0.5) * steps
+    held = np.asarray(lengths.held)
+    uneven = np.minimum(batch * left / longest, batch)
+    even = batch * evenly / steps
+    longer = longest * cost.seconds(0.0, 0.0, uneven, uneven * held)
+    shorter = steps * cost.seconds(0.0, 0.0, even, even * held)
+    sooner = np.where(wave, 0.0, variance / 2 * np.asarray(full.seconds))
+    return np.asarray(np.maximum(longer - shorter - sooner, 0.0))

@@ -59,7 +59,7 @@ class EchoEngine:
                 return
             if number == self._dies_after:
                 raise EngineDied(f"the echo engine was told to die after {number} requests")
-            if not self._take_time():
+            if self._answer_s and not self._take_time():
                 return
             answer = self._answer(request)
             self._spend(request, answer.usage)
@@ -85,9 +85,8 @@ class EchoEngine:
     def _answer(self, request: Request) -> Completion:
         if self._fails(request):
             return Completion(request.row, failure=Failure("E_ECHO", "the echo engine was told to fail this request"))
-        words = request.messages[-1].content.split()[: request.sampling.max_tokens]
-        cut = len(words) < len(request.messages[-1].content.split())
-        choice = Choice(" ".join(words), "length" if cut else "stop")
-        prompt_tokens = sum(len(message.content.split()) for message in request.messages)
-        n = request.sampling.n
+        *before, prompt = (message.content.split() for message in request.messages)
+        words, n = prompt[: request.sampling.max_tokens], request.sampling.n
+        choice = Choice(" ".join(words), "length" if len(words) < len(prompt) else "stop")
+        prompt_tokens = sum(map(len, before), len(prompt))
         return Completion(request.row, (choice,) * n, Usage(prompt_tokens, len(words) * n))

@@ -5,9 +5,10 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from msgspec import structs
 
 from serving.engine_config import Adapters
 from serving.engines.fork_server import ForkServer
@@ -97,7 +98,7 @@ class VllmProcess:
     def give(self, request: Request) -> None:
         """Raises EngineDied."""
         assert request.prompt_token_ids is not None, "a local model's requests are tokenized at admission"
-        sampling = asdict(request.sampling)
+        sampling = structs.asdict(request.sampling)
         message = {"row": request.row, "prompt_token_ids": request.prompt_token_ids, "sampling": sampling}
         if self._cache_salt is not None:
             message["cache_salt"] = self._cache_salt
@@ -145,7 +146,7 @@ class VllmProcess:
         return Completion(
             row=done["row"],
             choices=tuple(Choice(**choice) for choice in done["choices"]),
-            usage=Usage(**{name: done[name] for name in Usage.__slots__}),
+            usage=Usage(**{name: done[name] for name in Usage.__struct_fields__}),
             queue_s=done["queue_s"],
             prefill_s=done["prefill_s"],
             decode_s=done["decode_s"],

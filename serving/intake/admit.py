@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from serving.intake.bad_row import BadRow
 from serving.intake.body import INERT_FIELDS, SAMPLING_FIELDS, read_body, read_endpoint
 from serving.intake.fields import IGNORED_FIELDS, MAX_NAME_CHARACTERS, nearest
@@ -44,8 +46,7 @@ class Form:
     adapters: frozenset[str] = frozenset()  # names by which a row's `model` asks for one
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """A request with what later stages compare it by."""
 
     request: Request

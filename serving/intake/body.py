@@ -1,9 +1,10 @@
 """A row's fields as an OpenAI request: endpoint, messages, sampling, each checked. An allow-list, not a filter."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal, cast
+
+from msgspec import structs
 
 from serving.intake.bad_row import BadRow
 from serving.intake.fields import IGNORED_FIELDS, nearest
@@ -24,17 +25,21 @@ SAMPLING_FIELDS = {
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "response_format",
 }  # fmt: skip
 INERT_FIELDS = {"model", "user", "metadata", "store"}  # accepted and without effect here: the job chooses the model
+ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
 PROMPT_FIELDS = {Endpoint.CHAT: "messages", Endpoint.COMPLETION: "prompt"}
+KNOWN_FIELDS = {
+    endpoint: frozenset(SAMPLING_FIELDS | INERT_FIELDS | {name, "stream"}) for endpoint, name in PROMPT_FIELDS.items()
+}
 
 
 def read_endpoint(row: Mapping[str, Any]) -> Endpoint:
-    url = row.get("url", Endpoint.CHAT.value)
+    url = row.get("url", "/v1/chat/completions")
     if row.get("method", "POST") != "POST":
         raise BadRow("E_METHOD", f'method {shown(row["method"])}; only "POST" is known')
-    try:
-        return Endpoint(url)
-    except ValueError:
-        raise BadRow("E_URL", f"url {shown(url)}; known: {', '.join(Endpoint)}") from None
+    endpoint = ENDPOINTS.get(url) if isinstance(url, str) else None
+    if endpoint is None:
+        raise BadRow("E_URL", f"url {shown(url)}; known: {', '.join(Endpoint)}")
+    return endpoint
 
 
 def read_body(endpoint: Endpoint, body: Any, default: Sampling) -> tuple[tuple[Message, ...], Sampling]:
@@ -48,7 +53,7 @@ def read_body(endpoint: Endpoint, body: Any, default: Sampling) -> tuple[tuple[M
     if body.get("stream"):
         raise BadRow("E_FIELD_FORBIDDEN", "stream is true; a batch has nobody to stream to, leave it out")
     prompt_field = PROMPT_FIELDS[endpoint]
-    known = SAMPLING_FIELDS | INERT_FIELDS | {prompt_field, "stream"}
+    known = KNOWN_FIELDS[endpoint]
     for name in body:
         if name not in known:
             reason = f"body.{escaped(name)} {'has no effect here' if name in IGNORED_FIELDS else 'is not known'}"
@@ -59,8 +64,8 @@ def read_body(endpoint: Endpoint, body: Any, default: Sampling) -> tuple[tuple[M
     return messages, read_sampling(endpoint, body, default)
 
 
-def _way_out(name: str, known: set[str]) -> str:
-    close = None if name in IGNORED_FIELDS else nearest(name, frozenset(known))
+def _way_out(name: str, known: frozenset[str]) -> str:
+    close = None if name in IGNORED_FIELDS else nearest(name, known)
     return f"; did you mean {close}?" if close else "; leave it out"
 
 
@@ -121,7 +126,7 @@ def read_sampling(endpoint: Endpoint, body: Mapping[str, Any], default: Sampling
 
 @lru_cache(maxsize=1024)  # a job has few different ones, and to make one costs more than all the checks
 def _sampling(default: Sampling, fields: tuple[tuple[str, Any], ...]) -> Sampling:
-    return replace(default, **dict(fields))
+    return structs.replace(default, **dict(fields))
 
 
 RANGES: tuple[tuple[str, Kind, float, float], ...] = (

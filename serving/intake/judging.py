@@ -13,9 +13,10 @@ from serving.intake.ids import Ids
 from serving.intake.order import Order
 from serving.intake.render import Renderer
 from serving.intake.team import Share
-from serving.records import Refusal
+from serving.own_json import own_json
+from serving.records import Refusal, sampling_json
 from serving.store.parts import PartWriter
-from serving.store.schemas import refusal_to_columns, request_to_columns
+from serving.store.schemas import refusal_to_columns
 
 TELL_EVERY_S = 0.5
 
@@ -61,21 +62,30 @@ class Judging:
 
 def _add(parts: PartWriter, row: Admitted | Refusal) -> None:
     if isinstance(row, Refusal):
-        parts.add("refusals", refusal_to_columns(row))
+        parts.add("refusals", refusal_to_columns(row), len(row.reason))
     else:
-        parts.add("requests", columns_of(row))
+        columns = columns_of(row)
+        ids = columns["prompt_token_ids"]
+        parts.add("requests", columns, len(columns["messages"]) + len(row.text) + (4 * len(ids) if ids else 0))
 
 
 def columns_of(row: Admitted) -> dict[str, Any]:
-    ids = row.request.prompt_token_ids
+    request = row.request
+    ids = request.prompt_token_ids
     return {
-        **request_to_columns(row.request),
+        "row": request.row,
+        "custom_id": request.custom_id,
+        "file": row.file,
+        "line": row.line,
+        "endpoint": request.endpoint.value,
+        "messages": own_json(request.messages),
+        "sampling": sampling_json(request.sampling),
+        "prompt_tokens": None if ids is None else len(ids),
         "prompt_token_ids": ids if ids is None else array("i", ids),  # while it waits, small
+        "adapter": request.adapter,
         "key": row.key,
         "frame": row.frame,
         "text": row.text,
-        "file": row.file,
-        "line": row.line,
     }
 
 

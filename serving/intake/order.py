@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from serving.intake.admit import Form
 from serving.intake.files import InputFile
 from serving.intake.formats.raw import Reading
@@ -40,7 +42,7 @@ class Order:
                 "files": [asdict(file) for file in self.files],
                 "folder": str(self.folder.absolute()),
                 "form": {
-                    "default": asdict(form.default),
+                    "default": structs.asdict(form.default),
                     "scope": form.scope,
                     "prompt": form.prompt and form.prompt.text,
                     "system": form.system and form.system.text,

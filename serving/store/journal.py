@@ -1,5 +1,6 @@
 """Rows that are durable and not yet in a segment: frames with checksums, appended and synced one by one.
 
+A frame holds rows, as bytes that this file does not look into, and what is said of them, as JSON.
 A crash can leave a part of the last frame, or zeros in its place; that frame was never promised to anyone and is
 passed over. Whatever else does not add up is corruption, and is said with its offset.
 """
@@ -15,10 +16,16 @@ from serving.own_json import own_json
 from serving.store.durable import Appender
 from serving.store.sealed import Corrupt
 
-MAGIC = b"GMJ1"
-FIELDS = struct.Struct("<4sIII")  # magic, place of the frame, length of its payload, crc32 of its payload
+MAGIC = b"GMJ2"
+FIELDS = struct.Struct("<4sIIII")  # magic, place of the frame, bytes of its rows, bytes of its facts, crc32 of both
 CRC = struct.Struct("<I")  # of the fields before it
 HEADER_BYTES = FIELDS.size + CRC.size
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    facts: dict[str, Any]
+    rows: bytes = b""
 
 
 class Journal:
@@ -29,7 +36,7 @@ class Journal:
         self._file: Appender | None = None
         self._frames = 0
 
-    def append(self, frame: dict[str, Any]) -> None:
+    def append(self, frame: Frame) -> None:
         """The frame is durable when this returns."""
         if self._file is None:
             self._file = Appender(self.path)
@@ -43,14 +50,14 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    frames: list[dict[str, Any]]
+    frames: list[Frame]
     torn_bytes: int  # of a last frame that was never completed
 
 
-def framed(place: int, frame: dict[str, Any]) -> bytes:
-    payload = own_json(frame)
-    fields = FIELDS.pack(MAGIC, place, len(payload), zlib.crc32(payload))
-    return fields + CRC.pack(zlib.crc32(fields)) + payload
+def framed(place: int, frame: Frame) -> bytes:
+    facts = own_json(frame.facts)
+    fields = FIELDS.pack(MAGIC, place, len(frame.rows), len(facts), zlib.crc32(facts, zlib.crc32(frame.rows)))
+    return b"".join((fields, CRC.pack(zlib.crc32(fields)), frame.rows, facts))
 
 
 def read_journal(path: Path) -> Read:
@@ -60,14 +67,14 @@ def read_journal(path: Path) -> Read:
         Corrupt: a frame that was complete once is not what was written.
     """
     data = path.read_bytes()
-    frames: list[dict[str, Any]] = []
+    frames: list[Frame] = []
     start = 0
     while start < len(data):
-        end = _end_of_frame(path, data, start, len(frames))
-        if end is None:
+        found = _frame(path, data, start, len(frames))
+        if found is None:
             break
-        frames.append(json.loads(data[start + HEADER_BYTES : end]))
-        start = end
+        frame, start = found
+        frames.append(frame)
     return Read(frames, len(data) - start)
 
 
@@ -81,28 +88,31 @@ def _frame_follows(data: bytes, start: int) -> bool:
     return False
 
 
-def _end_of_frame(path: Path, data: bytes, start: int, place: int) -> int | None:
-    """Where the frame at `start` ends, or None if it was never completed.
+def _frame(path: Path, data: bytes, start: int, place: int) -> tuple[Frame, int] | None:
+    """The frame at `start` and where it ends, or None if it was never completed.
 
-    A payload is JSON and ends in a brace, so a file that ends in a zero byte ends in space that was never written.
+    Facts come last, are JSON and end in a brace, so a file that ends in a zero byte ends in space never written.
     """
     header = data[start : start + HEADER_BYTES]
     unwritten = data.endswith(b"\0") and not _frame_follows(data, start)
     if len(header) < HEADER_BYTES:
         return None
     fields, (expected,) = header[: FIELDS.size], CRC.unpack(header[FIELDS.size :])
-    magic, number, length, payload_crc = FIELDS.unpack(fields)
+    magic, number, rows_bytes, facts_bytes, expected_crc = FIELDS.unpack(fields)
     if (found := zlib.crc32(fields)) != expected or magic != MAGIC or number != place:
         if unwritten:
             return None
         raise Corrupt(
             f"{path}: the header of frame {place} at byte {start} has crc32 {found:08x}, should have {expected:08x}"
         )
-    end = start + HEADER_BYTES + int(length)
+    facts_start = start + HEADER_BYTES + int(rows_bytes)
+    end = facts_start + int(facts_bytes)
     if end > len(data):
         return None
-    if (found := zlib.crc32(data[start + HEADER_BYTES : end])) != payload_crc:
+    if (found := zlib.crc32(data[start + HEADER_BYTES : end])) != expected_crc:
         if unwritten and end == len(data):
             return None
-        raise Corrupt(f"{path}: frame {place} at byte {start} has crc32 {found:08x}, its header says {payload_crc:08x}")
-    return end
+        raise Corrupt(
+            f"{path}: frame {place} at byte {start} has crc32 {found:08x}, the header says {expected_crc:08x}"
+        )
+    return Frame(json.loads(data[facts_start:end]), data[start + HEADER_BYTES : facts_start]), end

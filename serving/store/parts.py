@@ -83,10 +83,11 @@ class PartWriter:
         self._block = ""  # how the names of its parts begin
         self._written = dict.fromkeys(schemas, 0)  # parts of the block
 
-    def add(self, table: str, row: dict[str, Any]) -> None:
+    def add(self, table: str, row: dict[str, Any], size_bytes: int = 0) -> None:
+        """`size_bytes` is how much memory it takes, where that can be much."""
         waiting = self._waiting[table]
         waiting.append(row)
-        self._waiting_bytes[table] += sum(len(value) for value in row.values() if isinstance(value, (str, tuple)))
+        self._waiting_bytes[table] += size_bytes
         if len(waiting) >= ROWS_PER_PART or self._waiting_bytes[table] >= BYTES_PER_PART:
             self._write_waiting(table)
 

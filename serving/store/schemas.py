@@ -1,27 +1,21 @@
 """The columns of a run's tables, and the one place where values become columns and back."""
 
+from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
+import msgspec
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from serving.own_json import from_own_json, own_json
-from serving.records import (
-    Charge,
-    Choice,
-    Endpoint,
-    Failure,
-    Message,
-    Outcome,
-    Refusal,
-    Request,
-    Settled,
-    Source,
-    Usage,
-    sampling_from_json,
-    sampling_json,
-)
+from serving.records import Endpoint, Message, Refusal, Request, sampling_from_json
 
 USD = pa.decimal128(24, 12)
+ASKED = ["row", "custom_id", "endpoint", "messages", "sampling", "adapter", "prompt_token_ids"]  # of a request
+
+_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
+_MESSAGES = msgspec.json.Decoder(tuple[Message, ...])
 
 REQUESTS = pa.schema(
     [
@@ -98,82 +92,35 @@ SEGMENT = pa.schema(
         ("error_reason", pa.string()),
     ]
 )
+NO_ROWS = pa.RecordBatch.from_pylist([], SEGMENT)
 
 
-def request_to_columns(request: Request) -> dict[str, Any]:
-    ids = request.prompt_token_ids
-    return {
-        "row": request.row,
-        "custom_id": request.custom_id,
-        "endpoint": request.endpoint.value,
-        "messages": own_json(request.messages).decode(),
-        "sampling": sampling_json(request.sampling),
-        "prompt_tokens": None if ids is None else len(ids),
-        "prompt_token_ids": ids,
-        "adapter": request.adapter,
-    }
+def requests_from(table: pa.Table) -> Iterator[Request]:
+    """The requests of a table that has the columns ASKED, in its order."""
+    ids = (_lists(chunk) for chunk in table["prompt_token_ids"].chunks)
+    others = (table[name].to_pylist() for name in ASKED[:-1])
+    for row, custom_id, endpoint, messages, sampling, adapter, prompt in zip(*others, chain(*ids), strict=True):
+        yield Request(
+            row, custom_id, _ENDPOINTS[endpoint], _MESSAGES.decode(messages), sampling_from_json(sampling), prompt,
+            adapter,
+        )  # fmt: skip
 
 
-def request_from_columns(columns: dict[str, Any]) -> Request:
-    ids = columns["prompt_token_ids"]
-    return Request(
-        row=columns["row"],
-        custom_id=columns["custom_id"],
-        endpoint=Endpoint(columns["endpoint"]),
-        messages=tuple(Message(**message) for message in from_own_json(columns["messages"])),
-        sampling=sampling_from_json(columns["sampling"]),
-        prompt_token_ids=None if ids is None else tuple(ids),
-        adapter=columns["adapter"],
-    )
+def _lists(column: pa.ListArray) -> Iterator[tuple[int, ...] | None]:
+    """Each list of integers, or None; read at once, since to ask Arrow for one number costs as much as for a list."""
+    if column.null_count == len(column):
+        yield from repeat(None, len(column))
+        return
+    values, ends = column.values.to_numpy(), column.offsets.to_pylist()
+    for start, end, there in zip(ends, ends[1:], column.is_valid().to_pylist(), strict=False):
+        yield tuple(values[start:end].tolist()) if there else None
+
+
+def usd_column(steps: NDArray[np.int64]) -> pa.Array:
+    """Money from whole numbers of its last digit: 128-bit integers, low half first."""
+    halves = np.stack([steps, steps >> 63], axis=1)
+    return pa.Array.from_buffers(USD, len(steps), [None, pa.py_buffer(halves.astype("<i8"))])
 
 
 def refusal_to_columns(refusal: Refusal) -> dict[str, Any]:
     return {name: getattr(refusal, name) for name in Refusal.__slots__}
-
-
-def settled_to_columns(settled: Settled) -> dict[str, Any]:
-    failure = settled.failure
-    return {
-        "row": settled.row,
-        "custom_id": settled.custom_id,
-        "endpoint": settled.endpoint.value,
-        "outcome": settled.outcome.value,
-        "lane": settled.lane,
-        "model": settled.model,
-        "source": settled.source.value,
-        "answered_by": settled.answered_by,
-        "choices": own_json(settled.choices).decode(),
-        "prompt_tokens": settled.usage.prompt_tokens,
-        "completion_tokens": settled.usage.completion_tokens,
-        "cached_tokens": settled.usage.cached_tokens,
-        "drafted_tokens": settled.usage.drafted_tokens,
-        "accepted_tokens": settled.usage.accepted_tokens,
-        "queue_s": settled.queue_s,
-        "prefill_s": settled.prefill_s,
-        "decode_s": settled.decode_s,
-        "engine_s": settled.charge.engine_s,
-        "usd": settled.charge.usd,
-        "error_code": failure.code if failure else None,
-        "error_reason": failure.reason if failure else None,
-    }
-
-
-def settled_from_columns(columns: dict[str, Any]) -> Settled:
-    failed = columns["error_code"] is not None
-    return Settled(
-        row=columns["row"],
-        custom_id=columns["custom_id"],
-        endpoint=Endpoint(columns["endpoint"]),
-        outcome=Outcome(columns["outcome"]),
-        lane=columns["lane"],
-        model=columns["model"],
-        source=Source(columns["source"]),
-        answered_by=columns["answered_by"],
-        choices=tuple(Choice(**choice) for choice in from_own_json(columns["choices"])),
-        usage=Usage(**{name: columns[name] for name in Usage.__slots__}),
-        charge=Charge(columns["engine_s"], columns["usd"]),
-        failure=Failure(columns["error_code"], columns["error_reason"]) if failed else None,
-        queue_s=columns["queue_s"],
-        prefill_s=columns["prefill_s"],
-        decode_s=columns["decode_s"],
-    )

@@ -8,10 +8,9 @@ every manifest holds the sha256 of the one before in its chain, so a segment tha
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving.digest import sha256_of
-from serving.records import Overhead, Settled
+from serving.records import Overhead
 from serving.store.durable import DiskFault, remove
-from serving.store.journal import Journal, read_journal
-from serving.store.schemas import SEGMENT, settled_to_columns
+from serving.store.journal import Frame, Journal, read_journal
+from serving.store.schemas import NO_ROWS, SEGMENT
 from serving.store.sealed import Corrupt, read_sealed, write_sealed
 from serving.store.tables import read_table, write_table
 from serving.store.witness import Witness
@@ -58,7 +57,7 @@ class Name:
 class Span:
     """What a stretch of engine time brought: rows with their charges, the time itself, and money beside it."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)  # columns of SEGMENT
+    rows: pa.RecordBatch = field(default_factory=lambda: NO_ROWS)  # of SEGMENT
     overheads: list[Overhead] = field(default_factory=list)
     lane: str | None = None
     engine: str | None = None  # which start of which lane's engine; names its meter
@@ -66,13 +65,8 @@ class Span:
     rates: dict[str, float] | None = None
     closes: tuple[str, ...] = ()  # meters whose loss is booked with this
 
-    @classmethod
-    def of(cls, rows: Sequence[Settled], overheads: Sequence[Overhead], **rest: Any) -> "Span":
-        return cls([settled_to_columns(row) for row in rows], list(overheads), **rest)
-
-    def to_frame(self) -> dict[str, Any]:
-        return {
-            "rows": [in_place(row) for row in self.rows],
+    def to_frame(self) -> Frame:
+        facts = {
             "overheads": [_line(overhead) for overhead in self.overheads],
             "lane": self.lane,
             "engine": self.engine,
@@ -80,17 +74,16 @@ class Span:
             "rates": self.rates,
             "closes": self.closes,
         }
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, SEGMENT) as stream:  # with its schema, so that whoever has the bytes can read them
+            stream.write_batch(self.rows)
+        return Frame(facts, sink.getvalue().to_pybytes())
 
     @classmethod
-    def from_frame(cls, frame: dict[str, Any]) -> "Span":
-        rows = [dict(zip(SEGMENT.names, row, strict=True)) for row in frame["rows"]]
-        for row in rows:
-            row["usd"] = Decimal(row["usd"])
-        overheads = [overhead_from(line) for line in frame["overheads"]]
-        return cls(**{**frame, "rows": rows, "overheads": overheads, "closes": tuple(frame["closes"])})
-
-
-in_place = itemgetter(*SEGMENT.names)  # of a row, its values in the order of the columns
+    def from_frame(cls, frame: Frame) -> "Span":
+        overheads = [overhead_from(line) for line in frame.facts["overheads"]]
+        rows = pa.ipc.open_stream(frame.rows).read_next_batch()
+        return cls(**{**frame.facts, "rows": rows, "overheads": overheads, "closes": tuple(frame.facts["closes"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +121,7 @@ class Chain:
     @property
     def waiting_rows(self) -> int:
         """Rows that are durable in the journal and not yet in a segment."""
-        return sum(len(span.rows) for span in self._spans)
+        return sum(span.rows.num_rows for span in self._spans)
 
     def commit(self, span: Span) -> None:
         """Make rows, their charges and overheads durable in one step. Nothing of it counts before that step."""
@@ -158,7 +151,7 @@ class Chain:
 
     def _write(self, file: Path, spans: list[Span], recovers: str | None) -> None:
         self._check()
-        table = pa.Table.from_pylist([row for span in spans for row in span.rows], SEGMENT)
+        table = pa.Table.from_batches([span.rows for span in spans], SEGMENT)
         witness = write_table(file.with_suffix(TABLE), table)
         facts = {**sums(table), **witness.to_facts(), **_joined(spans), "previous": self._previous}
         facts |= {"recovers": recovers, "sealed_unix_s": round(time.time(), 3)}
@@ -253,7 +246,7 @@ def _durable_outcomes(folder: Path) -> Counter[str]:
         counts = name.epoch not in ends or str(name) in ends[name.epoch]["journals"]
         if counts and str(name) not in sealed:
             spans = (Span.from_frame(frame) for frame in read_journal(file).frames)
-            outcomes.update(row["outcome"] for span in spans for row in span.rows)
+            outcomes.update(outcome for span in spans for outcome in span.rows["outcome"].to_pylist())
     return outcomes
 
 

@@ -1,4 +1,4 @@
-"""A run folder as it lies on disk, read with Parquet and JSON alone and not with the code that wrote it."""
+"""A run folder as it lies on disk, read with Arrow and JSON alone and not with the code that wrote it."""
 
 import json
 import struct
@@ -9,9 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-FRAME = struct.Struct("<4sIIII")  # magic, place, bytes of the payload, crc32 of the payload, crc32 of the four before
+FRAME = struct.Struct("<4sIIIII")  # magic, place, bytes of rows, bytes of facts, crc32 of both, crc32 of all before
 FREE = {"sealed_unix_s"}  # when, not what
 
 
@@ -48,7 +49,7 @@ class Committed:
     """Rows that were durable at some moment: by row number, what was settled."""
 
     sealed: dict[int, dict[str, Any]]
-    journaled: dict[int, list[Any]]  # in the order of the columns, as the journal has them
+    journaled: dict[int, dict[str, Any]]
 
 
 def books(run: Path) -> Books:
@@ -65,7 +66,7 @@ def books(run: Path) -> Books:
 
 def committed(run: Path) -> Committed:
     sealed = {row["row"]: row for manifest, _ in _manifests(run) for row in _rows(manifest)}
-    journaled = {row[0]: row for file in (run / "segments").glob("*.journal") for row in _frames(file.read_bytes())}
+    journaled = {row["row"]: row for file in (run / "segments").glob("*.journal") for row in _frames(file.read_bytes())}
     return Committed(sealed, journaled)
 
 
@@ -102,12 +103,12 @@ def _rows(manifest: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _frames(data: bytes) -> Iterator[list[Any]]:
+def _frames(data: bytes) -> Iterator[dict[str, Any]]:
     """The rows of every frame that is complete."""
     while len(data) >= FRAME.size:
-        magic, _, size, crc, _ = FRAME.unpack_from(data)
-        payload = data[FRAME.size : FRAME.size + size]
-        if magic != b"GMJ1" or len(payload) < size or zlib.crc32(payload) != crc:
+        magic, _, rows_size, facts_size, crc, _ = FRAME.unpack_from(data)
+        payload = data[FRAME.size : FRAME.size + rows_size + facts_size]
+        if magic != b"GMJ2" or len(payload) < rows_size + facts_size or zlib.crc32(payload) != crc:
             return
-        yield from json.loads(payload)["rows"]
-        data = data[FRAME.size + size :]
+        yield from pa.ipc.open_stream(payload[:rows_size]).read_all().to_pylist()
+        data = data[FRAME.size + rows_size + facts_size :]

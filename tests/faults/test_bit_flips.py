@@ -128,7 +128,7 @@ def no_command_gives_a_figure(file: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_a_journal_that_is_cut_off_anywhere_in_its_last_frame_gives_what_came_before(killed: Run) -> None:
     [journal] = killed.segments.glob("*.journal")
     whole = journal.read_bytes()
-    last = whole.rindex(b"GMJ1")
+    last = whole.rindex(b"GMJ2")
     for end in range(last, len(whole)):
         journal.write_bytes(whole[:end])
         assert verify(killed).rows > 0

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import pytest
+from msgspec import structs
 
 from flows.answer import answer
 from flows.progress import Silent
@@ -17,6 +19,7 @@ from serving.engines.echo import EchoEngine
 from serving.records import Completion, Request, Source
 from serving.store import durable, segments
 from serving.store.durable import Disk, write_bytes
+from serving.store.schemas import NO_ROWS, SEGMENT, usd_column
 from serving.store.segments import Chain, Span, read_rows
 from serving.store.tables import read_table
 from serving.store.writer import Superseded, Writer
@@ -127,9 +130,11 @@ def charges_apart_from_rows(patch: pytest.MonkeyPatch) -> None:
     commit = Chain.commit
 
     def in_two_steps(chain: Chain, span: Span) -> None:
-        free = [{**row, "usd": Decimal(0)} for row in span.rows]
+        free = span.rows.set_column(
+            SEGMENT.get_field_index("usd"), SEGMENT.field("usd"), usd_column(np.zeros(span.rows.num_rows, np.int64))
+        )
         commit(chain, replace(span, rows=free, overheads=[]))
-        commit(chain, replace(span, rows=[]))
+        commit(chain, replace(span, rows=NO_ROWS))
 
     patch.setattr(Chain, "commit", in_two_steps)
 
@@ -138,7 +143,7 @@ def answers_matched_by_position(patch: pytest.MonkeyPatch) -> None:
     add = Settlement.add
 
     def by_position(settlement: Settlement, completion: Completion) -> int:
-        return add(settlement, replace(completion, row=min(settlement._in_flight)))
+        return add(settlement, structs.replace(completion, row=min(settlement._in_flight)))
 
     patch.setattr(Settlement, "add", by_position)
 
@@ -164,9 +169,9 @@ def copies_before_what_they_are_copies_of(patch: pytest.MonkeyPatch) -> None:
     commit = Chain.commit
 
     def copies_first(chain: Chain, span: Span) -> None:
-        copies = [row for row in span.rows if row["source"] != Source.ENGINE.value]
-        commit(chain, replace(span, rows=copies, overheads=[]))
-        commit(chain, replace(span, rows=[row for row in span.rows if row not in copies]))
+        ran = pc.equal(span.rows["source"], Source.ENGINE.value)
+        commit(chain, replace(span, rows=span.rows.filter(pc.invert(ran)), overheads=[]))
+        commit(chain, replace(span, rows=span.rows.filter(ran)))
 
     patch.setattr(Chain, "commit", copies_first)
 

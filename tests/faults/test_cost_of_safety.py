@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.records import Charge, Choice, Endpoint, Outcome, Settled, Source, Usage
+from serving.records import Choice, Usage
 from serving.store.run import Run
-from serving.store.segments import Span
 from tests.cli.command import Place, row
+from tests.settled import Settled, span_of
 
 pytestmark = pytest.mark.faults
 ROWS_PER_S = 50  # of a small engine on a CPU; a faster one commits 256 rows at once
@@ -22,16 +22,13 @@ SLACK = 3  # a machine that is busy with others takes longer, and its disk too
 
 def settled(number: int) -> Settled:
     text = f"an answer of some length, as number {number} is, so that what is written weighs what it weighs in earnest"
-    return Settled(
-        number, f"id-{number}", Endpoint.CHAT, Outcome.ANSWERED, "full", "echo", Source.ENGINE, number,
-        (Choice(text, "stop"),), Usage(60, 24, 0), Charge(0.02, Decimal("0.000001")),
-    )  # fmt: skip
+    return Settled(number, f"id-{number}", number, Usage(60, 24, 0), 0.02, Decimal("0.000001"), (Choice(text, "stop"),))
 
 
 def test_durability_takes_less_than_a_hundredth_of_the_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two minutes of an engine that finishes 50 rows a second, committed every second and sealed every 30."""
     spans = [
-        Span.of(
+        span_of(
             [settled(second * ROWS_PER_S + n) for n in range(ROWS_PER_S)], [], lane="full", engine="one", seconds=1.0
         )
         for second in range(SPANS)

@@ -15,13 +15,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from serving.records import Charge, Choice, Endpoint, Outcome, Overhead, Settled, Source, Usage
+from serving.records import Choice, Overhead, Source, Usage
 from serving.store import durable
 from serving.store.durable import WRITING
 from serving.store.parts import PartWriter, read_manifest
 from serving.store.run import Run, create
 from serving.store.segments import Span, read_rows, read_segments, verify_segments
 from tests.faults.power_loss import Op, State, lay_out, recorded, states
+from tests.settled import Settled, span_of
 
 pytestmark = pytest.mark.faults
 LEAST_STATES = 10_000
@@ -72,17 +73,13 @@ class Work:
     def _span(self, rows: int) -> Span:
         first = len(self.now)
         settled = [self._settled(row, answered_by=first) for row in range(first, first + rows)]
-        return Span.of(settled, [Overhead("start_up", "full", 0.1, Decimal("0.01"))], lane="full", engine="one")
+        return span_of(settled, [Overhead("start_up", "full", 0.1, Decimal("0.01"))], lane="full", engine="one")
 
     def _settled(self, row: int, answered_by: int) -> Settled:
         self.now[row] = Decimal(row) / 1000
-        charge = Charge(0.1, self.now[row])
-        choices = (Choice("an answer", "stop"),)
         source = Source.ENGINE if row == answered_by else Source.EXACT
-        return Settled(
-            row, f"id-{row}", Endpoint.CHAT, Outcome.ANSWERED, "full", "echo", source, answered_by, choices,
-            Usage(3, 2, 0), charge,
-        )  # fmt: skip
+        choices = (Choice("an answer", "stop"),)
+        return Settled(row, f"id-{row}", answered_by, Usage(3, 2, 0), 0.1, self.now[row], choices, source)
 
     def _promise(self) -> None:
         assert isinstance(durable.DISK, durable.Disk)

@@ -1,55 +1,74 @@
 """Members: which rows an answer goes to, and which a lane has yet to run."""
 
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
-from flows.members import Members, done_rows, pending_rows
-from flows.open import Work
-from serving.records import Charge, Choice, Endpoint, Failure, Outcome, Settled, Source, Usage
-from serving.store.segments import Span
-from tests.flows.conftest import Open
+import numpy as np
 
-ANSWERED = Settled(
-    0, "r0", Endpoint.CHAT, Outcome.ANSWERED, "full", "echo-model", Source.ENGINE, 0, (Choice("x", "stop"),),
-    Usage(1, 1), Charge(0.0, Decimal(0)),
-)  # fmt: skip
+from flows.members import ENDPOINTS, SOURCES, Members, done_rows, pending_rows
+from flows.open import Work
+from serving.records import Choice, Endpoint, Failure, Outcome, Source, Usage
+from tests.flows.conftest import Open
+from tests.settled import Settled, span_of
+
+ANSWERED = Settled(0, "r0", 0, Usage(1, 1), choices=(Choice("x", "stop"),))
 FAILED = replace(ANSWERED, outcome=Outcome.FAILED, choices=(), failure=Failure("E_X", "no"))
 
 
 def settle(work: Work, *rows: Settled) -> None:
-    work.writer.chain("full").seal(Span.of(rows, []))
+    work.writer.chain("full").seal(span_of(rows))
 
 
 def pending(work: Work, lane: str = "full") -> list[int]:
     return [int(row) for row in pending_rows(work, work.job.lanes[lane])]
 
 
+def served(members: Members, *rows: int, failed: bool = False) -> list[tuple[int, int, Source]]:
+    """Of each row that these answer: itself, whose answer it gets, and how."""
+    found = members.served_by(np.array(rows, np.int64), np.full(len(rows), failed))
+    answers = np.array(rows, np.int64)[found.answer]
+    counted = sum(members.count(row, failed) for row in rows)
+    assert counted == len(found.row)
+    return [
+        (row, answer, SOURCES[source])
+        for row, answer, source in zip(found.row.tolist(), answers.tolist(), found.source.tolist(), strict=True)
+    ]
+
+
 def test_an_answer_goes_to_its_row_and_to_all_that_equal_it(opened: Open) -> None:
     with opened("same", "other", "same", "same") as work:
-        served = Members.of(work).served_by(0)
-    assert [(member.row, member.custom_id, member.source) for member in served] == [
-        (0, "r0", Source.ENGINE),
-        (2, "r2", Source.EXACT),
-        (3, "r3", Source.EXACT),
-    ]
-    assert {member.endpoint for member in served} == {Endpoint.CHAT}
+        members = Members.of(work)
+    assert served(members, 0) == [(0, 0, Source.ENGINE), (2, 0, Source.EXACT), (3, 0, Source.EXACT)]
+    assert served(members, 1, 0) == [(1, 1, Source.ENGINE), *served(members, 0)]
 
 
-def test_a_row_that_another_answers_serves_none(opened: Open) -> None:
+def test_rows_that_equal_one_that_failed_fail_with_it(opened: Open) -> None:
     with opened("same", "other", "same") as work:
-        assert Members.of(work).served_by(2) == []
+        assert served(Members.of(work), 0, failed=True) == [(0, 0, Source.ENGINE), (2, 0, Source.EXACT)]
+
+
+def test_a_row_that_another_answers_is_answered_for_itself_where_it_is_run(opened: Open) -> None:
+    with opened("same", "other", "same") as work:
+        assert served(Members.of(work), 2) == [(2, 2, Source.ENGINE)]
 
 
 def test_a_row_is_named_by_its_place_though_rows_before_it_were_refused(opened: Open) -> None:
     with opened("", "one", "", "two") as work:
-        members = Members.of(work)
-    assert [members.named(row, Source.ENGINE).custom_id for row in (1, 3)] == ["r1", "r3"]
+        custom_ids, endpoints = Members.of(work).named(np.array([3, 1]))
+    assert custom_ids.to_pylist() == ["r3", "r1"]
+    assert {ENDPOINTS[place] for place in endpoints.tolist()} == {Endpoint.CHAT}
 
 
-def test_a_near_duplicate_is_served_as_one(opened: Open, near: dict[str, Any]) -> None:
+def test_a_near_duplicate_is_served_as_one_unless_it_would_share_a_failure(opened: Open, near: dict[str, Any]) -> None:
     with opened("is the sky blue", "is sky blue", **near) as work:
-        assert [member.source for member in Members.of(work).served_by(0)] == [Source.ENGINE, Source.SEMANTIC]
+        members = Members.of(work)
+        assert served(members, 0) == [(0, 0, Source.ENGINE), (1, 0, Source.SEMANTIC)]
+        assert served(members, 0, failed=True) == [(0, 0, Source.ENGINE)]
+
+
+def test_no_answer_goes_to_no_row(opened: Open) -> None:
+    with opened("one") as work:
+        assert served(Members.of(work)) == []
 
 
 def test_a_lane_has_its_own_representatives_to_run(opened: Open) -> None:

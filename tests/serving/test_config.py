@@ -156,6 +156,16 @@ def test_a_password_in_the_url_is_refused_without_being_shown(load: Load) -> Non
     assert "hunter2" not in said
 
 
+def test_a_catalogue_is_no_price(load: Load) -> None:
+    both = load("", "price.catalogue=own.toml").price
+    assert (both.catalogue, both.usd_per_hour) == ("own.toml", Decimal("0.1"))
+    kept = load("", "price.catalogue=own.toml", "price.hardware=house/box").price
+    assert (kept.catalogue, kept.hardware, kept.usd_per_hour) == ("own.toml", "house/box", None)
+    assert load("").settings_that_change_an_answer() == (
+        load("", "price.catalogue=own.toml").settings_that_change_an_answer()
+    )
+
+
 def test_a_price_that_is_set_replaces_the_one_of_the_file(load: Load) -> None:
     assert load("", "price.hardware=aws/g6.xlarge").price.usd_per_hour is None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
+from msgspec import structs
 
 from serving.engines.openai_api import retries
 from serving.engines.openai_api.concurrency import Window
@@ -162,7 +163,7 @@ class Asking:
         self._answered += 1
         self.window.answered(ticket)
         failure = completion.failure
-        return completion if failure is None else replace(completion, failure=self._fit_to_keep(failure))
+        return completion if failure is None else structs.replace(completion, failure=self._fit_to_keep(failure))
 
     def _fit_to_keep(self, failure: Failure) -> Failure:
         """In short, on one line, and without our key: a server that quotes it must not spread it to logs and files."""

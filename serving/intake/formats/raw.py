@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from serving.intake.bad_row import BadRow
 
 DECODED_AT_ANY_RATIO_BYTES = 16 * 2**20  # so little is no bomb, whatever it was packed into
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
+class RawRow(Struct, frozen=True):
     """One row as it stands in the file, or why it cannot be read."""
 
     file: str

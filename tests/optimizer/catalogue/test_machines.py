@@ -107,5 +107,5 @@ def test_a_price_that_is_a_float_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(
         '[[machines]]\nname = "own/box"\nusd_per_hour = 1.1\nas_of = "2026-01-01"\nsource = "ours"\n'
     )
-    with pytest.raises(BadCatalogue, match="usd_per_hour must be text"):
-        Catalogue.load(tmp_path / "own.toml").machines()
+    with pytest.raises(BadCatalogue, match=r"usd_per_hour = 1\.1: must be an amount above 0 as text"):
+        Catalogue.load(tmp_path / "own.toml")

@@ -181,5 +181,5 @@ def test_what_the_users_file_leaves_out_is_as_shipped(own: Catalogue) -> None:
 
 def test_a_row_of_a_users_file_that_lacks_something_is_named(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text('[models.half]\nsource = "ours"\nparams_b = 1.0\nshape = { layers = 16 }\n')
-    with pytest.raises(BadCatalogue, match=r"\[models\.'half'\]: .*missing"):
+    with pytest.raises(BadCatalogue, match=r"\[models\.'half'\] shape: .*missing"):
         Catalogue.load(tmp_path / "own.toml").model("half")

@@ -88,7 +88,7 @@ def test_outputs_in_steps_hold_as_many_tokens() -> None:
 @pytest.mark.parametrize("name", ["Llama-3.1-8B", "gemma-2-9b", "DeepSeek-V2-Lite", "Mixtral-8x7B"])
 @pytest.mark.parametrize("limits", [(16, 2048), (1024, 2048), (64, 16384)])
 def test_the_cache_under_limits_is_that_of_memory_of(name: str, limits: tuple[int, int]) -> None:
-    """That of its terms the largest step and the sampler alone depend on them is used to find many at once."""
+    """That of its terms the activations alone depend on them is used to find many at once."""
     shape, layout = model(name).shape, Layout(gpu("H200-SXM-141GB"), Split(2), "bf16", "auto")
     tokens, _ = cache_tokens(shape, SMALL, layout, np.array([limits[0]], float), np.array([limits[1]], float))
     expected = layout.memory(shape, *limits).tokens_held(float(SMALL.lengths.held))

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.planner.interval import Stratum, bounds_of, conformal, conformal_of_cells, stratum
+from optimizer.planner.certainty import deviations, mean_factor
+from optimizer.planner.interval import MEASURED, Stratum, bounds_of, conformal, conformal_of_cells, stratum
 
 
 @given(st.integers(0, 10_000))
@@ -38,7 +39,30 @@ def test_every_stratum_has_bounds_around_the_prediction(name: Stratum) -> None:
 
 def test_the_first_reason_to_doubt_names_the_stratum() -> None:
     assert stratum(vllm=False, moe=True, seen=True, saturation=2.0) is Stratum.OTHER_ENGINE
-    assert stratum(vllm=True, moe=True, seen=False, saturation=2.0) is Stratum.MOE
+    assert stratum(vllm=True, moe=True, seen=False, saturation=2.0) is Stratum.MOE_UNSEEN
+    assert stratum(vllm=True, moe=False, seen=False, saturation=2.0, offline=True) is Stratum.OFFLINE_UNSEEN
+    assert stratum(vllm=True, moe=False, seen=True, saturation=2.0, offline=True) is Stratum.OFFLINE
     assert stratum(vllm=True, moe=False, seen=True, saturation=2.0) is Stratum.SATURATED
     assert stratum(vllm=True, moe=False, seen=False, saturation=0.5) is Stratum.UNSEEN
     assert stratum(vllm=True, moe=False, seen=True, saturation=0.5) is Stratum.SEEN
+
+
+@pytest.mark.parametrize("unseen", MEASURED)
+def test_a_gpu_that_nobody_measured_is_less_sure_on_both_sides(unseen: Stratum) -> None:
+    wide, narrow = bounds_of(unseen), bounds_of(MEASURED[unseen])
+    assert wide.low < narrow.low
+    assert wide.high > narrow.high
+
+
+@pytest.mark.parametrize("unseen", MEASURED)
+def test_what_is_less_sure_takes_longer_in_expectation(unseen: Stratum) -> None:
+    wide, narrow = (bounds_of(one) for one in (unseen, MEASURED[unseen]))
+    assert mean_factor(*deviations(wide.low, wide.high, 0.0)) > mean_factor(*deviations(narrow.low, narrow.high, 0.0))
+
+
+def test_that_a_gpu_was_not_measured_adds_to_the_variance_of_a_stratum() -> None:
+    found, known = bounds_of(Stratum.OFFLINE_UNSEEN), bounds_of(Stratum.OFFLINE)
+    unseen, seen = bounds_of(Stratum.UNSEEN), bounds_of(Stratum.SEEN)
+    for side in ("low", "high"):
+        wider, narrower, with_it, without = (np.log(getattr(one, side)) ** 2 for one in (found, known, unseen, seen))
+        assert wider - narrower == pytest.approx(with_it - without)

@@ -1,11 +1,12 @@
 """What fits: laws of the memory model, and sizes worked out by hand from planner.md."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.catalogue.catalogue import gpu, model
-from optimizer.planner.memory import Memory, memory_of
+from optimizer.planner.memory import Memory, activations_gib, memory_of
 from optimizer.planner.step import ALONE, Split
 from tests.optimizer.planner.plans import gpus, models
 
@@ -64,3 +65,13 @@ def test_a_windowed_layer_keeps_no_more_than_its_window() -> None:
     gpt = held("gpt-oss-120b", "B200-SXM-180GB", weight_dtype="mxfp4")
     assert gpt.tokens_held(8192) > 1.9 * gpt.kv_tokens()
     assert gpt.tokens_held(64) == gpt.kv_tokens()
+
+
+def test_activations_under_many_limits_are_those_under_each() -> None:
+    shape, tokens, sequences = model("Llama-3.1-8B").shape, np.array([512.0, 8192.0]), np.array([2048.0, 64.0])
+    together = np.asarray(activations_gib(shape, Split(2), tokens, sequences))
+    for place in range(2):
+        alone = held(
+            "Llama-3.1-8B", split=Split(2), max_num_batched_tokens=tokens[place], max_num_seqs=sequences[place]
+        )
+        assert together[place] == alone.activations

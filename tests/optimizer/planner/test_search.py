@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.catalogue.catalogue import gpu, machines, model
-from optimizer.planner.calibration import shipped
+from optimizer.catalogue.machines import PricedMachine
+from optimizer.planner.calibration import NONE, shipped
 from optimizer.planner.found import Found, Priced
 from optimizer.planner.job import Job, TokenCounts, Wish
 from optimizer.planner.offers import USUAL, Overheads, cheapest
@@ -229,3 +230,25 @@ def test_ten_thousand_plans_are_priced_in_under_two_seconds() -> None:
     seconds, count = min(cpu_s() for _ in range(2))
     assert count > 10_000
     assert seconds * 10_000 / count < 2.0
+
+
+def test_a_card_that_nobody_measured_is_less_sure_and_dearer_than_its_measured_twin() -> None:
+    known = gpu("H100-SXM-80GB")
+    twin = replace(known, name="H100 of ours")  # in all but that others have measured it
+    cards = {one.name: one for one in (known, twin)}
+    fleet = tuple(machine(name, 1, "3.50") for name in cards)
+    shape, wish = model("Llama-3.1-8B").shape, Wish(most_machines=1)
+
+    def best(of: tuple[PricedMachine, ...], wish: Wish) -> Priced:
+        return chosen(search(shape, CHATTY, wish, of, cards.__getitem__, calibration=NONE, simulated=False))
+
+    either = best(fleet, wish)
+    assert either.plan.machine.gpu == known.name
+    in_time = replace(wish, deadline_s=1.2 * either.prediction.finish_s.value, certainty=0.5)
+    measured, guessed = (best((one,), in_time).prediction for one in fleet)
+    assert (measured.stratum, guessed.stratum) == ("offline job", "offline job, unseen GPU")
+    assert guessed.on_time < measured.on_time
+    assert guessed.cost_usd.value > measured.cost_usd.value
+    assert guessed.cost_usd.high_90 > measured.cost_usd.high_90
+    assert guessed.cost_usd.low_90 < measured.cost_usd.low_90
+    assert guessed.output_tokens_per_s.value == measured.output_tokens_per_s.value

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.planner.steady_state import Scheduling, cycle, fixed, job_seconds, room, spread, wave_seconds
+from optimizer.planner.steady_state import (
+    Scheduling,
+    cycle,
+    fixed,
+    job_seconds,
+    room,
+    spread,
+    uneven_tail_seconds,
+    wave_seconds,
+)
 from tests.optimizer.planner.plans import cost
 
 inputs, outputs = st.integers(16, 8192), st.integers(2, 2048)
@@ -86,3 +95,19 @@ def test_many_plans_are_priced_at_once() -> None:
     together = cycle(cost(), lengths, limits()).seconds
     each = [cycle(cost(), fixed(i, o), limits()).seconds for i, o in ((128.0, 128.0), (2048.0, 512.0))]
     assert np.allclose(together, each)
+
+
+@given(st.integers(1, 5000))
+def test_equal_outputs_have_no_uneven_tail(requests: int) -> None:
+    lengths, step = fixed(500.0, 200.0), cost()
+    full = cycle(step, lengths, limits(64))
+    assert uneven_tail_seconds(step, lengths, full, float(requests), np.full(8, 200.0)) == pytest.approx(0.0, abs=1e-9)
+
+
+@given(st.integers(2, 64))
+def test_one_long_answer_keeps_a_wave_up_to_its_end(requests: int) -> None:
+    outputs = np.array([100.0] * 63 + [1000.0])
+    lengths, step = spread(500.0, float(outputs.mean()), float(outputs.std() / outputs.mean())), cost()
+    full = cycle(step, lengths, limits(64))
+    assert uneven_tail_seconds(step, lengths, full, 64.0, outputs) > 0
+    assert uneven_tail_seconds(step, lengths, full, float(requests), outputs) >= 0

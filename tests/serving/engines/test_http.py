@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from email.utils import formatdate
 from itertools import count, islice
 from typing import Any
@@ -295,7 +294,7 @@ REACHES = {
 }
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Sampling)])
+@pytest.mark.parametrize("name", Sampling.__struct_fields__)
 def test_each_sampling_field_of_a_row_reaches_the_server(name: str) -> None:
     value, expected = REACHES[name]
     with OpenAIStub() as stub:

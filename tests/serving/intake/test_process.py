@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from serving.intake import confine
@@ -23,7 +24,7 @@ from serving.intake.template import Template
 from serving.records import Sampling
 from serving.store.durable import DiskFault
 from serving.store.parts import read_manifest
-from serving.store.schemas import REFUSED, REQUESTS, request_to_columns
+from serving.store.schemas import REFUSED, REQUESTS, requests_from
 from tests.serving.intake.reading import NoIds, opened
 from tests.serving.intake.tiny import tiny_model
 
@@ -63,12 +64,14 @@ def test_an_order_arrives_as_it_was_sent(order: MakeOrder, tmp_path: Path) -> No
     assert Order.from_json(sent.to_json()) == sent
 
 
-def test_the_columns_are_those_that_the_store_would_make(tmp_path: Path) -> None:
+def test_a_request_comes_back_from_the_columns_that_are_made_of_it(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"id": "a", "prompt": "é", "stop": ["x"], "temperature": 0.5}\n')
     [row] = Admission(Form(Sampling(), "scope"), PlainRenderer(), NoIds()).read(opened(tmp_path / "in.jsonl"))
     assert isinstance(row, Admitted)
-    compared = {"key": row.key, "frame": row.frame, "text": row.text, "file": row.file, "line": row.line}
-    assert columns_of(row) == request_to_columns(row.request) | compared
+    table = pa.Table.from_pylist([columns_of(row)], REQUESTS)
+    assert list(requests_from(table)) == [row.request]
+    compared = ("key", "frame", "text", "file", "line")
+    assert [table[name].to_pylist() for name in compared] == [[getattr(row, name)] for name in compared]
 
 
 def test_a_model_renders_in_the_child(order: MakeOrder, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from flows.answer import answer
 from flows.progress import Silent
 from serving.config import parse_job
 from serving.engines.echo import EchoEngine
-from serving.records import Charge, Choice, Endpoint, Outcome, Settled, Source, Usage
+from serving.records import Choice, Usage
 from serving.store.meter import Meter
 from serving.store.run import Run, all_runs
+from tests.settled import Settled
 
 CHAT = {"method": "POST", "url": "/v1/chat/completions"}
 
@@ -70,15 +71,11 @@ def settled() -> Settled:
     return Settled(
         row=0,
         custom_id="a",
-        endpoint=Endpoint.CHAT,
-        outcome=Outcome.ANSWERED,
-        lane="full",
-        model="echo-model",
-        source=Source.ENGINE,
         answered_by=0,
         choices=(Choice("the cat", "stop"),),
         usage=Usage(3, 2, 1),
-        charge=Charge(0.5, Decimal("0.000000000007")),
+        engine_s=0.5,
+        usd=Decimal("0.000000000007"),
         prefill_s=0.1,
         decode_s=0.2,
     )

@@ -1,21 +1,20 @@
 """Journals: what was appended comes back; a torn end is passed over, and anything else is said."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.store.journal import HEADER_BYTES, Journal, framed, read_journal
+from serving.store.journal import HEADER_BYTES, Frame, Journal, framed, read_journal
 from serving.store.sealed import Corrupt
 
-FRAMES: list[dict[str, Any]] = [{"rows": [[0, "naïve\0"]]}, {"rows": []}, {"usd": "0.5"}]
+FRAMES = [Frame({"lane": "naïve\0"}, b"rows\0"), Frame({}), Frame({"usd": "0.5"}, b"GMJ2")]
 IN_64_BITS = st.integers(-(2**63), 2**63 - 1)  # as the columns of a segment
 SMALL = st.dictionaries(st.text(max_size=3), st.none() | IN_64_BITS | st.text(max_size=9), max_size=3)
 
 
-def written(folder: Path, frames: list[dict[str, Any]]) -> Path:
+def written(folder: Path, frames: list[Frame]) -> Path:
     journal = Journal(folder / "a.journal")
     for frame in frames:
         journal.append(frame)
@@ -23,16 +22,14 @@ def written(folder: Path, frames: list[dict[str, Any]]) -> Path:
     return journal.path
 
 
-def ends(frames: list[dict[str, Any]]) -> list[int]:
+def ends(frames: list[Frame]) -> list[int]:
     """Where each frame ends."""
     sizes = [len(framed(place, frame)) for place, frame in enumerate(frames)]
     return [sum(sizes[: place + 1]) for place in range(len(sizes))]
 
 
-@given(frames=st.lists(SMALL, min_size=1, max_size=5))
-def test_frames_come_back_as_they_were_appended(
-    tmp_path_factory: pytest.TempPathFactory, frames: list[dict[str, Any]]
-) -> None:
+@given(frames=st.lists(st.builds(Frame, SMALL, st.binary(max_size=40)), min_size=1, max_size=5))
+def test_frames_come_back_as_they_were_appended(tmp_path_factory: pytest.TempPathFactory, frames: list[Frame]) -> None:
     file = tmp_path_factory.getbasetemp() / "a.journal"
     file.unlink(missing_ok=True)
     read = read_journal(written(file.parent, frames))

@@ -9,11 +9,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from serving.records import Overhead, Settled
+from serving.records import Overhead
 from serving.store.ledger import FILE, VIEW_SCHEMAS, BadQuery, ask, named_queries, open_ledger, write_ledger
 from serving.store.run import Run
 from serving.store.sealed import read_sealed, write_sealed
 from serving.store.segments import Span, read_segments
+from tests.settled import Settled
 
 QUERIES = named_queries()
 VIEWS = [
@@ -169,7 +170,7 @@ def test_waste_is_what_was_spent_without_a_settled_row(runs: Path, run: Run) -> 
     lost = Overhead("waste", "full", 2.0, Decimal("0.5"), 7, "0001-full-001")
     start = Overhead("start_up", "full", 1.0, Decimal("0.25"), 0, "0001-full-001")
     with run.writer() as writer:
-        writer.chain("house").seal(Span.of([], [lost, start]))
+        writer.chain("house").seal(Span(overheads=[lost, start]))
     with open_ledger(runs) as ledger:
         found = ask(ledger, "SELECT lane, engine, seconds, tokens, usd FROM waste").rows
         shown = ask(ledger, QUERIES["waste"].sql).rows
@@ -180,7 +181,7 @@ def test_waste_is_what_was_spent_without_a_settled_row(runs: Path, run: Run) -> 
 def test_waste_is_no_part_of_what_rows_cost(runs: Path, run: Run, settled: Settled) -> None:
     before = one(runs, "SELECT sum(usd) FROM rows")
     with run.writer() as writer:
-        writer.chain("house").seal(Span.of([], [Overhead("waste", "full", 2.0, Decimal("0.5"))]))
+        writer.chain("house").seal(Span(overheads=[Overhead("waste", "full", 2.0, Decimal("0.5"))]))
     assert one(runs, "SELECT sum(usd) FROM rows") == before
 
 

@@ -123,7 +123,8 @@ def test_leftovers_of_a_try_that_was_broken_off_are_gone(tmp_path: Path) -> None
 def test_long_texts_fill_a_part_before_its_rows_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts_module, "BYTES_PER_PART", 100)
     parts = PartWriter(tmp_path, "admit", {"requests": SCHEMA})
-    parts.extend("requests", ({"row": row, "text": "x" * 40} for row in range(7)))
+    for row in range(7):
+        parts.add("requests", {"row": row, "text": "x" * 40}, size_bytes=40)
     # 3 x 40 characters are the first to pass 100; the seventh row is alone.
     assert [part.rows for part in parts.finish({}).parts] == [3, 3, 1]
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.digest import sha256_of
-from serving.records import Charge, Endpoint, Failure, Outcome, Overhead, Settled, Source, Usage
+from serving.records import Failure, Outcome, Overhead, Source, Usage
 from serving.store import segments
 from serving.store.durable import DISK, DiskFault
-from serving.store.schemas import settled_from_columns
+from serving.store.schemas import SEGMENT
 from serving.store.sealed import Corrupt, read_sealed, write_sealed
 from serving.store.segments import (
     Chain,
@@ -32,6 +32,7 @@ from serving.store.segments import (
     read_segments,
     verify_segments,
 )
+from tests.settled import Settled, span_of
 
 WASTE = Overhead("waste", "full", 2.0, Decimal("0.5"), 7, "0001-full-001")
 Settle = Callable[..., Span]
@@ -42,7 +43,7 @@ def span(settled: Settled) -> Settle:
     """Rows of these numbers, and what an engine spent beside them."""
 
     def of(*rows: int, overheads: tuple[Overhead, ...] = (WASTE,), **rest: Any) -> Span:
-        return Span.of([replace(settled, row=row, answered_by=row) for row in rows], overheads, **rest)
+        return span_of([replace(settled, row=row, answered_by=row) for row in rows], overheads, **rest)
 
     return of
 
@@ -94,9 +95,9 @@ Seal = Callable[..., Path]
 
 def test_rows_come_back_as_they_were_sealed(tmp_path: Path, settled: Settled) -> None:
     failed = replace(settled, row=1, outcome=Outcome.FAILED, choices=(), failure=Failure("E_X", "no"), prefill_s=None)
-    chain(tmp_path).seal(Span.of([settled, failed], []))
+    chain(tmp_path).seal(span_of([settled, failed], []))
     [table] = read_rows(tmp_path)
-    assert [settled_from_columns(row) for row in table.to_pylist()] == [settled, failed]
+    assert table.to_pylist() == [{name: row.columns[name] for name in SEGMENT.names} for row in (settled, failed)]
 
 
 @given(
@@ -110,10 +111,10 @@ def test_a_span_comes_back_from_a_journal_to_the_last_digit(
     row: int, texts: list[str], tokens: int, usd: Decimal, seconds: float | None
 ) -> None:
     settled = Settled(
-        row, texts[0], Endpoint.CHAT, Outcome.FAILED, "full", texts[1], Source.EXACT, row, (),
-        Usage(tokens, tokens), Charge(0.1, usd), Failure("E_X", texts[2]), seconds,
+        row, texts[0], row, Usage(tokens, tokens), 0.1, usd, source=Source.EXACT, outcome=Outcome.FAILED,
+        model=texts[1], failure=Failure("E_X", texts[2]), queue_s=seconds,
     )  # fmt: skip
-    span = Span.of(
+    span = span_of(
         [settled], [WASTE], lane="full", engine="e", seconds=0.1, rates={"decode_s_per_token": 0.1}, closes=("e",)
     )
     assert Span.from_frame(span.to_frame()) == span
@@ -136,9 +137,9 @@ def test_a_segment_of_a_writer_past_the_9999th_is_read_last(seal: Seal) -> None:
 
 
 def test_the_manifest_sums_its_rows(tmp_path: Path, settled: Settled) -> None:
-    ran = [replace(settled, row=row, charge=Charge(1.0, Decimal("0.000000000001"))) for row in range(3)]
-    served = replace(settled, row=3, source=Source.EXACT, charge=Charge(0.0, Decimal(0)), outcome=Outcome.FAILED)
-    chain(tmp_path).seal(Span.of([*ran, served], []))
+    ran = [replace(settled, row=row, engine_s=1.0, usd=Decimal("0.000000000001")) for row in range(3)]
+    served = replace(settled, row=3, source=Source.EXACT, engine_s=0.0, usd=Decimal(0), outcome=Outcome.FAILED)
+    chain(tmp_path).seal(span_of([*ran, served], []))
     facts = read_segments(tmp_path)[0].facts
     # Four rows of 3 prompt and 2 output tokens; three ran, of whose prompts 1 token each was cached, for a millionth
     # of a millionth of a dollar each.
@@ -203,8 +204,8 @@ def test_a_row_that_is_in_a_segment_and_still_in_its_journal_counts_once(tmp_pat
 def test_outcomes_are_counted_over_segments_and_journals(tmp_path: Path, settled: Settled, span: Settle) -> None:
     failed = replace(settled, row=5, outcome=Outcome.FAILED, failure=Failure("E_X", "no"))
     made = chain(tmp_path)
-    made.seal(span(0, 1), Span.of([failed], []))
-    made.commit(Span.of([replace(failed, row=6)], []))
+    made.seal(span(0, 1), span_of([failed], []))
+    made.commit(span_of([replace(failed, row=6)], []))
     chain(tmp_path, name="quantized").commit(span(2))
     assert durable_outcomes(tmp_path) == Counter(answered=3, failed=2)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.records import Settled
 from serving.store.finished import is_finished
 from serving.store.run import Run
 from serving.store.sealed import Corrupt, read_sealed, write_sealed
-from serving.store.segments import Span, read_segments
+from serving.store.segments import read_segments
 from serving.store.verify import verify
+from tests.settled import Settled, span_of
 
 
 def flip(file: Path) -> None:
@@ -79,7 +79,7 @@ def settle(run: Run, settled: Settled) -> None:
     """One more row, under a writer of its own."""
     unseal(run)
     with run.writer() as writer:
-        writer.chain("full").seal(Span.of([settled], []))
+        writer.chain("full").seal(span_of([settled]))
 
 
 def test_a_row_that_was_settled_twice_is_found(run: Run, settled: Settled) -> None:

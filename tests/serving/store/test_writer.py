@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serving.records import Overhead, Settled, Usage
+from serving.records import Overhead, Usage
 from serving.store import durable, writer
 from serving.store.durable import DISK, DiskFault
 from serving.store.meter import Spent
@@ -26,6 +26,7 @@ from serving.store.segments import (
     verify_segments,
 )
 from serving.store.writer import Loss, Superseded, Writer, holder_of, last_epoch, take, taken_file
+from tests.settled import Settled, span_of
 
 
 class Broken(BaseException):
@@ -43,7 +44,7 @@ def span(settled: Settled) -> Callable[..., Span]:
 
     def of(*rows: int, engine: str | None = None, **rest: Any) -> Span:
         settle = [replace(settled, row=row, answered_by=row, usage=Usage(3, 2, 1)) for row in rows]
-        return Span.of(settle, rest.pop("overheads", []), lane="full", engine=engine, **rest)
+        return span_of(settle, rest.pop("overheads", []), lane="full", engine=engine, **rest)
 
     return of
 

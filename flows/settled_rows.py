@@ -1,0 +1,65 @@
+"""Finished requests as rows of a segment: each with its charge, and every row that shares its answer."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from flows.members import ENDPOINTS, SOURCES, Few, Members, Rows
+from optimizer.cost import Charges
+from serving.own_json import own_json
+from serving.records import Completion, Lane, Outcome, Usage
+from serving.store.schemas import SEGMENT, usd_column
+
+OUTCOMES = (Outcome.ANSWERED, Outcome.FAILED)
+
+
+def usage_columns(finished: Sequence[Completion]) -> dict[str, Rows]:
+    """What each used, by the names of Usage."""
+    used = np.array([msgspec.structs.astuple(completion.usage) for completion in finished], np.int64)
+    return dict(zip(Usage.__struct_fields__, used.reshape(-1, len(Usage.__struct_fields__)).T, strict=True))
+
+
+def settled_rows(lane: Lane, finished: Sequence[Completion], charges: Charges, members: Members) -> pa.RecordBatch:
+    """A row of SEGMENT for each that is answered; what the run took is with the row that was run, and 0 elsewhere."""
+    rows = np.array([completion.row for completion in finished], np.int64)
+    failed = np.array([completion.failure is not None for completion in finished], np.bool_)
+    served = members.served_by(rows, failed)
+    custom_id, endpoint = members.named(served.row)
+    answered_by = rows[served.answer]
+    run_here = served.row == answered_by
+    of_answer = pa.array(served.answer)
+
+    def seconds(name: str) -> pa.Array:
+        each = pa.array([getattr(completion, name) for completion in finished], pa.float64())
+        return pc.if_else(pa.array(run_here), each.take(of_answer), pa.scalar(None, pa.float64()))
+
+    def failure(name: str) -> pa.Array:
+        each = [None if completion.failure is None else getattr(completion.failure, name) for completion in finished]
+        return pa.array(each, pa.string()).take(of_answer)
+
+    columns = {
+        "row": served.row,
+        "custom_id": custom_id,
+        "endpoint": _texts(ENDPOINTS, endpoint),
+        "outcome": _texts(OUTCOMES, failed[served.answer].astype(np.int8)),
+        "lane": pa.repeat(lane.name, len(served.row)),
+        "model": pa.repeat(lane.model, len(served.row)),
+        "source": _texts(SOURCES, served.source),
+        "answered_by": answered_by,
+        "choices": pa.array([own_json(completion.choices) for completion in finished], pa.string()).take(of_answer),
+        **{name: used[served.answer] for name, used in usage_columns(finished).items()},
+        **{name: seconds(name) for name in ("queue_s", "prefill_s", "decode_s")},
+        "engine_s": np.where(run_here, charges.engine_s[served.answer], 0.0),
+        "usd": usd_column(np.where(run_here, charges.usd_steps[served.answer], 0)),
+        "error_code": failure("code"),
+        "error_reason": failure("reason"),
+    }
+    return pa.RecordBatch.from_arrays([pa.array(columns[name]) for name in SEGMENT.names], schema=SEGMENT)
+
+
+def _texts(values: Sequence[str], places: Few | NDArray[np.int8]) -> pa.Array:
+    return pa.array([str(value) for value in values], pa.string()).take(pa.array(places))
