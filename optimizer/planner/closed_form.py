@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from optimizer.planner.calibration import Calibration, constants_of
 from optimizer.planner.guessing import GuessingCost, guessing, in_steps
-from optimizer.planner.interval import Stratum, bounds_of, seen_gpus, stratum
+from optimizer.planner.interval import Stratum, bounds_of, doubt, seen_gpus, stratum
 from optimizer.planner.job import ACCEPTANCE_ASSUMED, Job
 from optimizer.planner.layouts import BLOCK_TOKENS, Engines, Places
 from optimizer.planner.steady_state import Cycle, Lengths, Scheduling, cycle, job_seconds, uneven_tail_seconds
@@ -28,6 +28,7 @@ class ClosedForm:
     strata: tuple[Stratum, ...]  # by engine
     low: Numbers  # bounds of the speed, factors
     high: Numbers
+    doubt: Numbers  # factors of the expected time
 
     @classmethod
     def of(cls, shape: ModelShape, job: Job, engines: Engines, calibration: Calibration) -> "ClosedForm":
@@ -59,6 +60,7 @@ class ClosedForm:
             strata,
             np.array([one.low for one in bounds]),
             np.array([one.high for one in bounds]),
+            np.array([doubt(one) for one in strata]),
         )
 
     @property
@@ -89,6 +91,7 @@ class ClosedForm:
             tuple(self.strata[place] for place in places),
             self.low[places],
             self.high[places],
+            self.doubt[places],
         )
 
     def run_seconds(self, requests: Numbers) -> Numbers:

@@ -22,6 +22,8 @@ from importlib.resources import files
 from itertools import accumulate
 from typing import Any
 
+from optimizer.planner.certainty import Z_90, deviations, mean_factor
+
 COVERAGE = 0.9
 FEW_CELLS_COVERAGE = 0.95  # of the rows that bounds for a new cell are drawn from, where cells are few
 SATURATED = 1.0  # sequences offered over those that the cache holds, above which preemption and queues set the pace
@@ -109,6 +111,22 @@ def _where_unmeasured(bounds: Bounds) -> Bounds:
     low = math.log(bounds.low) ** 2 + max(math.log(unseen.low) ** 2 - math.log(seen.low) ** 2, 0.0)
     high = math.log(bounds.high) ** 2 + max(math.log(unseen.high) ** 2 - math.log(seen.high) ** 2, 0.0)
     return Bounds(math.exp(-math.sqrt(low)), math.exp(math.sqrt(high)))
+
+
+@cache
+def doubt(stratum: Stratum) -> float:
+    """By how much a run is expected to take longer than its bounds alone tell, for nobody having measured its GPU.
+
+    A new source of error that is as likely to help as to hurt makes the mean of a run's time longer, by the exponential
+    of half its variance. Bounds that grew more on the fast side would tell the opposite: that a card gains by not
+    having been measured.
+    """
+    if (measured := MEASURED.get(stratum)) is None:
+        return 1.0
+    seen, unseen = bounds_of(Stratum.SEEN), bounds_of(Stratum.UNSEEN)
+    excess = max(math.log(getattr(unseen, side)) ** 2 - math.log(getattr(seen, side)) ** 2 for side in ("low", "high"))
+    known, own = (mean_factor(*deviations(one.low, one.high, 0.0)) for one in map(bounds_of, (measured, stratum)))
+    return max(1.0, float(known * math.exp(max(excess, 0.0) / Z_90**2 / 2) / own))
 
 
 def seen_gpus() -> frozenset[str]:

@@ -85,7 +85,7 @@ class Desk:
         slower, faster = deviations(speeds.low[engine], speeds.high[engine], draws)
         start_s = self._start_seconds[engine]
         spot = np.array([one.spot for one in self.offers])[offer]
-        mean_run_s = run_s * mean_factor(slower, faster)
+        mean_run_s = run_s * mean_factor(slower, faster) * speeds.doubt[engine]
         per_s = np.where(spot, overheads.spot_loss_per_hour / HOUR_S, 0.0) * machines
         losses = per_s * (start_s + mean_run_s)
         # What ran on the lost machine is done over, on average half of it; the rest is in the journal.

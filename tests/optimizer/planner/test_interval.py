@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.planner.certainty import deviations, mean_factor
-from optimizer.planner.interval import MEASURED, Stratum, bounds_of, conformal, conformal_of_cells, stratum
+from optimizer.planner.interval import MEASURED, Stratum, bounds_of, conformal, conformal_of_cells, doubt, stratum
 
 
 @given(st.integers(0, 10_000))
@@ -56,8 +56,10 @@ def test_a_gpu_that_nobody_measured_is_less_sure_on_both_sides(unseen: Stratum) 
 
 @pytest.mark.parametrize("unseen", MEASURED)
 def test_what_is_less_sure_takes_longer_in_expectation(unseen: Stratum) -> None:
-    wide, narrow = (bounds_of(one) for one in (unseen, MEASURED[unseen]))
-    assert mean_factor(*deviations(wide.low, wide.high, 0.0)) > mean_factor(*deviations(narrow.low, narrow.high, 0.0))
+    wide, narrow = (
+        mean_factor(*deviations(bounds.low, bounds.high, 0.0)) for bounds in map(bounds_of, (unseen, MEASURED[unseen]))
+    )
+    assert wide * doubt(unseen) > narrow * doubt(MEASURED[unseen]) == narrow
 
 
 def test_that_a_gpu_was_not_measured_adds_to_the_variance_of_a_stratum() -> None:
