@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from flows import interrupts
 from flows.terminal import printable
 from serving.environment import make_prefect_home, settle
 
@@ -19,7 +20,8 @@ BUILT_IN = "the built-in models: SmolLM2-135M-Instruct (full and INT8) and all-M
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    return _in_words(lambda: _settled(options))
+    with interrupts.remembered():
+        return _in_words(lambda: _settled(options))
 
 
 def _settled(options: argparse.Namespace) -> int:

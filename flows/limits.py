@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from types import FrameType
 
+from flows import interrupts
 from optimizer.cost import usd_of_time
 from serving.config import BudgetSection
 from serving.records import Price
@@ -144,6 +145,8 @@ class Limits:
         except ValueError:  # not the main thread: whoever runs us there handles signals
             yield
             return
+        if interrupts.came():
+            self.reason = StopReason.INTERRUPTED
         try:
             yield
         finally:

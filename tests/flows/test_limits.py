@@ -1,10 +1,13 @@
 """What stops a run: the budget before it is passed, the deadline when it comes."""
 
+import contextlib
+import signal
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
+from flows import interrupts
 from flows.limits import Limits, Room, StopReason, _next
 from serving.config import BudgetSection
 from serving.records import Price
@@ -81,3 +84,14 @@ def test_engine_time_stops_a_second_before_it_would_pass_the_budget() -> None:
     limits.spend(Decimal("0.01"))
 
     assert limits.stop()
+
+
+def test_an_interrupt_that_was_swallowed_before_a_run_listened_stops_it() -> None:
+    limits = Limits(BudgetSection(), BY_TIME)
+    with interrupts.remembered():
+        with contextlib.suppress(KeyboardInterrupt):  # as a library that is being loaded may
+            signal.raise_signal(signal.SIGINT)
+        with limits.watching_signals():
+            assert limits.stop()
+            assert limits.reason is StopReason.INTERRUPTED
+    assert not interrupts.came()
