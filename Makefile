@@ -23,7 +23,7 @@ LLAMA := $(STATE)/llama-server
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup batch test test-engines test-gpu test-servers test-faults test-quantize suffix quantize-env check bench bench-planner lock clean
+.PHONY: help setup batch test test-engines test-gpu test-servers test-faults test-quantize suffix quantize-env check bench bench-planner bench-reuse lock clean
 
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
@@ -39,6 +39,7 @@ help:
 	echo "make check   format, lint, types"
 	echo "make bench   this machine against its roofline, barriers, other orders, run-batch and rows that kill (an hour or two)"
 	echo "make bench-planner   the planner against rows that others measured (ROWS=path; some minutes)"
+	echo "make bench-reuse    reuse against published answers: what it serves, what of it is wrong (some minutes)"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
 
 setup: $(ENVIRONMENT) $(MODELS) $(SAMPLE)
@@ -97,6 +98,9 @@ bench: setup
 ROWS ?= ../shared/data/measured_throughput.csv
 bench-planner: setup $(VENV)/.ready-dev
 	$(BIN)/python bench/planner.py $(ROWS) --detail
+
+bench-reuse: setup
+	$(BIN)/python bench/reuse.py
 
 # A step that fails says where its whole output is, and shows the end of it.
 define quietly

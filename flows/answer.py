@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flows.admit import admit
+from flows.certify import certify, share
+from flows.decisions import DECISIONS
 from flows.lane import answer_lane, lanes_to_run
 from flows.limits import Stopped, StopReason
 from flows.members import Rows, pending_rows
@@ -20,7 +21,7 @@ from flows.progress import Progress
 from flows.receipt import Receipt, take_receipt
 from flows.room import check_room
 from flows.settlement import book_the_past
-from flows.stages import collapse, publish, route
+from flows.stages import publish
 from serving.config import Job
 from serving.engines.open import check_engine, warm_up
 
@@ -53,7 +54,7 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
         book_the_past(work)
         _warm_up(work)
         try:
-            for stage in (admit, collapse, route):
+            for stage in DECISIONS:
                 _do(step, stage, work)
             check_room(work)
             lanes = [(lane, pending_rows(work, lane)) for lane in lanes_to_run(work)]
@@ -67,6 +68,8 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
                 for lane, _ in lanes:
                     _do(step, answer_lane, work, lane, pilot)
                     pilot = None
+                if work.job.reuse.semantic:
+                    _share(work, step)
         except Stopped:
             pass  # by the budget, the deadline or a signal, before an engine ran; the receipt says by which
         _do(step, publish, work)
@@ -78,6 +81,14 @@ def _warm_up(work: Work) -> None:
     if work.job.engine.kind == "vllm":
         lane = next(iter(work.job.lanes.values()))
         warm_up(work.job.engine, lane, work.models[lane.name], work.adapters, work.servers, work.log_of(lane))
+
+
+def _share(work: Work, step: Step) -> None:
+    """Near-duplicates take an answer where a certificate covers them; the others run."""
+    for stage in (certify, share):
+        _do(step, stage, work)
+    for lane in lanes_to_run(work):
+        _do(step, answer_lane, work, lane)
 
 
 def _do(step: Step, stage: Callable[..., Any], work: Work, *more: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.certify import certify
 from flows.learning import Ran, keep
 from flows.limits import NOTHING, Room
 from flows.members import Members, Rows, answered_any, done_rows, pending_rows
@@ -100,7 +101,7 @@ def _answer(
 
     try:
         portions = [pending] if pilot is None else pilot.portions(pending)
-        for turn in chain.from_iterable(map(quarantine.turns, portions)):
+        for turn in chain.from_iterable(map(quarantine.turns, chain(portions, _uncertified(work, settlement)))):
             for completion in settlement.engine.run(settlement.fed(_feed(work, turn))):
                 rows = settlement.add(completion)
                 work.progress.advance(rows, completion.usage, spent_usd)
@@ -118,6 +119,15 @@ def _answer(
         settlement.add(Completion(killer, failure=Failure("E_ENGINE_DIED", reason[:REASON_CHARACTERS])))
         raise
     return settlement.complete
+
+
+def _uncertified(work: Work, settlement: Settlement) -> Iterator[Rows]:
+    """Near-duplicates that no certificate covers, once that is known: the engine that runs answers them as well."""
+    if work.job.reuse.semantic and settlement.lane.name == "full" and not work.limits.stop():
+        settlement.seal()  # what is judged is read from segments
+        certify(work)
+        if len(rows := pending_rows(work, settlement.lane)):
+            yield rows
 
 
 def _feed(work: Work, pending: Rows) -> Iterator[Request | None]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from flows.near import near_to_run
 from flows.open import Work
 from serving.records import Endpoint, Lane, Outcome, Source
 from serving.store.segments import read_rows
@@ -16,8 +17,8 @@ from serving.store.segments import read_rows
 Rows = NDArray[np.int64]
 Few = NDArray[np.int8]  # places in SOURCES or ENDPOINTS
 SOURCES, ENDPOINTS = tuple(Source), tuple(Endpoint)
-NO_ROWS, NONE = np.empty(0, np.int64), np.empty(0, np.int8)
-RUN, NEAR = SOURCES.index(Source.ENGINE), SOURCES.index(Source.SEMANTIC)
+NO_ROWS = np.empty(0, np.int64)
+RUN, EQUAL = SOURCES.index(Source.ENGINE), SOURCES.index(Source.EXACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,57 +32,47 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Every admitted row, ordered by the row whose run answers it; names are ordered by row."""
+    """Every admitted row, ordered by the first row with the same key; names are ordered by row."""
 
-    starts: Rows  # by row: the first place of those that it answers; those of the next row come after the last
+    starts: Rows  # by row: the first place of those that equal it; those of the next row come after the last
     row: Rows
-    source: Few
     name_at: Rows  # by row: the place of its name
     custom_id: pa.Array
     endpoint: Few
 
     @classmethod
     def of(cls, work: Work) -> Self:
-        row, answered_by, source = [NO_ROWS], [NO_ROWS], [NONE]
-        for table in work.run.stage(work.run.collapsed).tables("members"):
+        row, equals = [NO_ROWS], [NO_ROWS]
+        for table in work.run.stage(work.run.collapsed).tables("members", ["row", "equals"]):
             row.append(table["row"].to_numpy())
-            answered_by.append(table["answered_by"].to_numpy())
-            source.append(_places(table["source"], Source))
-        named, custom_id, endpoint = [NO_ROWS], [pa.array([], pa.string())], [NONE]
+            equals.append(table["equals"].to_numpy())
+        named, custom_id, endpoint = [NO_ROWS], [pa.array([], pa.string())], [np.empty(0, np.int8)]
         for table in work.run.stage(work.run.admitted).tables("requests", ["row", "custom_id", "endpoint"]):
             named.append(table["row"].to_numpy())
             custom_id.extend(table["custom_id"].chunks)
             endpoint.append(_places(table["endpoint"], Endpoint))
-        owner, name = np.concatenate(answered_by), np.concatenate(named)
-        order = np.argsort(owner, kind="stable")
+        first, name = np.concatenate(equals), np.concatenate(named)
+        order = np.argsort(first, kind="stable")
         every = np.arange(name.max(initial=0) + 2)
         return cls(
-            np.searchsorted(owner[order], every),
+            np.searchsorted(first[order], every),
             np.concatenate(row)[order],
-            np.concatenate(source)[order],
             np.searchsorted(name, every),
             pa.concat_arrays(custom_id),
             np.concatenate(endpoint),
         )
 
-    def count(self, row: int, failed: bool) -> int:
+    def count(self, row: int) -> int:
         """How many rows the answer to `row` goes to."""
-        if failed:
-            return len(self.served_by(np.array([row]), np.array([True])).row)
-        return max(1, self.starts.item(row + 1) - self.starts.item(row))
+        return self.starts.item(row + 1) - self.starts.item(row)
 
-    def served_by(self, rows: Rows, failed: NDArray[np.bool_]) -> Served:
-        """Who shares the answers to `rows`. Equal requests share a failure too; a near-duplicate gets a try of its own,
-        and what it is then answered is for itself."""
+    def served_by(self, rows: Rows) -> Served:
+        """Who shares the answers to `rows`, and their failures: those that equal them."""
         counts = self.starts[rows + 1] - self.starts[rows]
-        answer = np.repeat(np.arange(len(rows)), np.maximum(counts, 1))
-        alone = counts[answer] == 0  # a near-duplicate whose representative failed, now run itself
+        answer = np.repeat(np.arange(len(rows)), counts)
         within = np.arange(len(answer)) - np.searchsorted(answer, answer)
-        place = np.where(alone, 0, self.starts[rows][answer] + within)
-        row = np.where(alone, rows[answer], self.row[place])
-        source = np.where(alone, RUN, self.source[place])
-        shares = alone | ~(failed[answer] & (source == NEAR))
-        return Served(row[shares], answer[shares], source[shares])
+        row = self.row[self.starts[rows][answer] + within]
+        return Served(row, answer, np.where(row == rows[answer], RUN, EQUAL).astype(np.int8))
 
     def named(self, rows: Rows) -> tuple[pa.Array, Few]:
         """The ids of rows, and the places of their endpoints in ENDPOINTS."""
@@ -102,15 +93,12 @@ def answered_any(work: Work, lane: Lane) -> bool:
 
 
 def pending_rows(work: Work, lane: Lane) -> Rows:
-    """The rows that a lane has yet to run, ascending: representatives, and rows whose representative failed."""
+    """The rows that a lane has yet to run, ascending: representatives, and in the full lane the near-duplicates that no
+    other answer serves, or that audit one."""
     routed = list(work.run.stage(work.run.routed).tables("routes", ["row", "lane"]))
     of_lane = [table["row"].to_numpy()[_is(table["lane"], lane.name)] for table in routed]
-    rows = np.concatenate([NO_ROWS, *of_lane])
-    done = done_rows(work)
-    members = list(work.run.stage(work.run.collapsed).tables("members", ["row", "answered_by"]))
-    answered_by, row = (_numbers(members, name) for name in ("answered_by", "row"))
-    left_open = np.isin(answered_by, np.intersect1d(done, rows)) & ~np.isin(row, done)
-    return np.union1d(np.setdiff1d(rows, done), row[left_open])
+    near = near_to_run(work) if lane.name == "full" else NO_ROWS
+    return np.setdiff1d(np.concatenate([near, *of_lane]), done_rows(work))
 
 
 def _is(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flows.admit import admit
+from flows.decisions import DECISIONS
 from flows.elsewhere import elsewhere
 from flows.forecast import Basis, Forecast, bases, forecast, in_words
 from flows.lane import lanes_to_run
 from flows.members import Rows, done_rows, pending_rows
 from flows.open import Work
 from flows.settlement import book_the_past
-from flows.stages import collapse, route
 from flows.terminal import in_columns
 from optimizer.planner.found import Found, Priced
 from optimizer.planner.interval import seen_gpus
@@ -73,7 +72,7 @@ def plan(work: Work) -> Plan:
         check_engine(work.job.engine, work.job.lanes[name], model, work.adapters)
     with work.held():
         book_the_past(work)
-        for stage in (admit, collapse, route):
+        for stage in DECISIONS:
             stage(work)
         lanes = [(lane, pending_rows(work, lane)) for lane in lanes_to_run(work)]
         played = choose(work, lanes)

@@ -106,6 +106,7 @@ class Bar(Lines):
         from rich.progress import Progress as RichProgress
 
         super().start(rows, done)
+        self.end()  # of what was answered before
         columns = (TextColumn("answering"), BarColumn(bar_width=24), TextColumn("{task.fields[figures]}"))
         self._bar = RichProgress(*columns, console=self._console)
         self._task = self._bar.add_task("answering", total=rows, completed=done, figures=f"{done}/{rows} rows")

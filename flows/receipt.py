@@ -18,6 +18,11 @@ SELECT rows_in, refused, answered, failed, rows_in - refused - answered - failed
 FROM runs JOIN bills USING (run_id) WHERE run_id = $run
 """
 SOURCES = "SELECT source, count(*) AS rows FROM rows WHERE run_id = $run GROUP BY source"
+CERTIFICATES = """
+SELECT stratum, rows, audited, wrong, most_wrong, max_wrong, delta, certified FROM certificates
+WHERE run_id = $run ORDER BY stratum
+"""
+TOO_FEW = "SELECT count(*) AS rows FROM near WHERE run_id = $run AND stratum IS NULL"
 VETOED = "SELECT count(*) AS pairs FROM pairs WHERE run_id = $run AND veto IS NOT NULL"
 LANES = """
 SELECT lanes.*, at_full.full_usd
@@ -44,6 +49,8 @@ class Receipt:
     counts: dict[str, Any]
     sources: dict[str, int]
     vetoed_pairs: int
+    certificates: list[dict[str, Any]]
+    too_few: int  # near-duplicates for a certificate
     lanes: list[dict[str, Any]]
     overheads: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline_usd: Decimal | None = None  # None where it cannot be estimated
@@ -73,6 +80,8 @@ def take_receipt(run: Run, stopped: StopReason) -> Receipt:
             counts=_ask(ledger, COUNTS, run)[0],
             sources={found["source"]: found["rows"] for found in _ask(ledger, SOURCES, run)},
             vetoed_pairs=_ask(ledger, VETOED, run)[0]["pairs"],
+            certificates=_ask(ledger, CERTIFICATES, run),
+            too_few=_ask(ledger, TOO_FEW, run)[0]["rows"],
             lanes=_ask(ledger, LANES, run),
             overheads={found["kind"]: found for found in _ask(ledger, OVERHEADS, run)},
             baseline_usd=baseline[0]["usd"] if baseline else None,
@@ -104,8 +113,24 @@ def _rows(receipt: Receipt) -> list[str]:
         f"  collapsed   {exact + near:>6} = {exact} exact duplicates + {near} near-duplicates"
         f" ({receipt.vetoed_pairs} near pairs vetoed)",
     ]
-    if near:
-        lines.append("              near-duplicates rest on a threshold and vetoes, not yet on a certificate")
+    return [*lines, *(f"              {line}" for line in _promise(receipt))]
+
+
+def _promise(receipt: Receipt) -> list[str]:
+    """What is certain of the near-duplicates that share an answer, and why others do not."""
+    confidence = 1 - sum(one["delta"] for one in receipt.certificates)
+    lines = []
+    for one in receipt.certificates:
+        which = f" at similarity {one['stratum']}" if len(receipt.certificates) > 1 else ""
+        seen = f"{one['audited']} of {one['rows']} audited, {one['wrong']} wrong"
+        if one["certified"]:
+            most = one["most_wrong"] - one["wrong"]
+            lines.append(f"near-duplicates{which}: at most {most} wrong, with {confidence:.0%} confidence ({seen})")
+        else:
+            allowed = f"{one['max_wrong']:g} of them may be, with {confidence:.0%} confidence"
+            lines.append(f"near-duplicates{which} were not certified, so all ran: {seen}; {allowed}")
+    if receipt.too_few:
+        lines.append(f"{receipt.too_few} near-duplicates ran: too few for a certificate that audits only some of them")
     return lines
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flows.members import ENDPOINTS, SOURCES, Few, Members, Rows
 from optimizer.cost import Charges
 from serving.own_json import own_json
-from serving.records import Completion, Lane, Outcome, Usage
+from serving.records import Completion, Lane, Outcome, Source, Usage
 from serving.store.schemas import SEGMENT, usd_column
 
 OUTCOMES = (Outcome.ANSWERED, Outcome.FAILED)
@@ -27,7 +27,7 @@ def settled_rows(lane: Lane, finished: Sequence[Completion], charges: Charges, m
     """A row of SEGMENT for each that is answered; what the run took is with the row that was run, and 0 elsewhere."""
     rows = np.array([completion.row for completion in finished], np.int64)
     failed = np.array([completion.failure is not None for completion in finished], np.bool_)
-    served = members.served_by(rows, failed)
+    served = members.served_by(rows)
     custom_id, endpoint = members.named(served.row)
     answered_by = rows[served.answer]
     run_here = served.row == answered_by
@@ -59,6 +59,29 @@ def settled_rows(lane: Lane, finished: Sequence[Completion], charges: Charges, m
         "error_reason": failure("reason"),
     }
     return pa.RecordBatch.from_arrays([pa.array(columns[name]) for name in SEGMENT.names], schema=SEGMENT)
+
+
+def shared_rows(ran: pa.Table, row: Rows, answered_by: Rows, members: Members) -> pa.RecordBatch:
+    """A row of SEGMENT for each near-duplicate: the answer of the row that ran for it, at no cost."""
+    by_row = np.argsort(ran["row"].to_numpy())
+    place = by_row[np.searchsorted(ran["row"].to_numpy()[by_row], answered_by)]
+    custom_id, endpoint = members.named(row)
+    nothing = pa.nulls(len(row), pa.float64())
+    own = {
+        "row": row,
+        "custom_id": custom_id,
+        "endpoint": _texts(ENDPOINTS, endpoint),
+        "source": pa.repeat(Source.SEMANTIC.value, len(row)),
+        "answered_by": answered_by,
+        "queue_s": nothing,
+        "prefill_s": nothing,
+        "decode_s": nothing,
+        "engine_s": np.zeros(len(row)),
+        "usd": usd_column(np.zeros(len(row), np.int64)),
+    }
+    taken = ran.take(pa.array(place)).combine_chunks()
+    columns = [pa.array(own[name]) if name in own else taken[name].combine_chunks() for name in SEGMENT.names]
+    return pa.RecordBatch.from_arrays(columns, schema=SEGMENT)
 
 
 def _texts(values: Sequence[str], places: Few | NDArray[np.int8]) -> pa.Array:

@@ -64,13 +64,21 @@ class Settlement:
         self._waiting.append(completion)
         if len(self._waiting) >= COMMIT_ROWS or time.monotonic() - self._committed_at >= COMMIT_S:
             self.commit()
-        return self.members.count(completion.row, completion.failure is not None)
+        return self.members.count(completion.row)
 
     def commit(self) -> None:
         """One durable step: the rows, what they cost, and the overheads that came before them."""
+        rows = self._chain.waiting_rows + len(self._waiting)
+        self._settle(seal=rows >= SEAL_ROWS or time.monotonic() - self._sealed_at >= SEAL_S)
+
+    def seal(self) -> None:
+        """The same, into a segment: what is read of a run is read from segments."""
+        self._settle(seal=True)
+
+    def _settle(self, seal: bool) -> None:
         self._failed = True  # until it is durable: what could not be committed once stays open, and is not tried again
         span = self._span()
-        if self._chain.waiting_rows + span.rows.num_rows >= SEAL_ROWS or time.monotonic() - self._sealed_at >= SEAL_S:
+        if seal:
             self._chain.seal(span)
             self._sealed_at = time.monotonic()
         else:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flows.limits import Stopped
+from flows.near import Near
 from flows.open import Work
 from flows.settlement import close, waste
 from optimizer.collapse import (
@@ -71,7 +72,7 @@ def collapse(work: Work) -> Figures:
     parts = PartWriter(work.run.collapsed.parent, "collapse", {"pairs": PAIRS, "members": MEMBERS})
     parts.extend("pairs", (_pair(pair) for pair in near.pairs))
     source = pa.DictionaryArray.from_arrays(members.source, [source.value for source in SOURCES]).cast(pa.string())
-    parts.add_table("members", pa.table([rows, members.answered_by, source], schema=MEMBERS))
+    parts.add_table("members", pa.table([rows, exact, members.answered_by, source], schema=MEMBERS))
     representatives = int((members.answered_by == rows).sum())
     overheads = [{**asdict(line), "usd": str(line.usd)} for line in near.overheads]
     figures = parts.finish({"representatives": representatives, "overheads": overheads}).figures
@@ -153,15 +154,16 @@ def route(work: Work) -> Figures:
     """Which lane answers each representative?"""
     if (done := read_manifest(work.run.routed)) is not None:
         return done.figures
-    representatives = _representatives(work)
+    representatives, answering = _representatives(work), Near.of(work).answered_by
     rule = work.job.route
     parts = PartWriter(work.run.routed.parent, "route", {"routes": ROUTES})
     for part in work.run.stage(work.run.admitted).tables("requests", ["row", "prompt_tokens", "adapter"]):
         run = part.filter(pa.array(np.isin(part["row"], representatives)))
-        adapted = pc.is_valid(run["adapter"])
-        # An adapter was made for the full model, so its rows go there whatever the rule says.
+        # An adapter was made for the full model, and what others are to be answered by should be its answer: these go
+        # there whatever the rule says.
+        full = pc.or_(pc.is_valid(run["adapter"]), pa.chunked_array([np.isin(run["row"], answering)]))
         none: ToQuantized = "none"
-        for rows, to in ((run.filter(adapted), none), (run.filter(pc.invert(adapted)), rule.to_quantized)):
+        for rows, to in ((run.filter(full), none), (run.filter(pc.invert(full)), rule.to_quantized)):
             if rows.num_rows:
                 found = _of_each(rows["prompt_tokens"], partial(_route, to, rule.short_prompt_tokens))
                 parts.add_table("routes", pa.table([rows["row"], *found.flatten()], schema=ROUTES))

@@ -163,7 +163,7 @@ class EngineSection(Section):
 
 class ReuseSection(Section):
     exact: bool = True
-    semantic: bool = False  # off until a certificate bounds it; a job may switch it on, and its receipt says so
+    semantic: bool = False  # near-duplicates share an answer where an audit certifies it, else they are run
     min_similarity: float = Field(0.95, gt=0, le=1)  # cosine that a near-duplicate must reach
     embedder: str = "models/all-minilm-l6-v2"
 
@@ -176,7 +176,7 @@ class RouteSection(Section):
 class QualitySection(Section):
     max_wrong: float = Field(0.02, gt=0, lt=1)
     confidence: float = Field(0.95, gt=0, lt=1)
-    judge: Literal["exact", "normalised", "numeric", "multiple-choice", "json-equal", "embedding", "model"] = "exact"
+    judge: Literal["exact", "normalised", "numeric", "multiple-choice", "json-equal"] = "exact"
 
 
 class BudgetSection(Section):
@@ -253,6 +253,8 @@ class Job(Section):
         # A key that is switched off changes nothing, so it names no other run.
         parts["reuse"] = self.reuse.model_dump(exclude=set() if self.reuse.semantic else {"min_similarity", "embedder"})
         parts["route"] = self.route.model_dump(include=None if by_length else {"to_quantized"})
+        if self.reuse.semantic:
+            parts["quality"] = self.quality.model_dump()
         return {**parts, "dataset": dataset, "engine": engine, "tenant": self.tenant.name}
 
 

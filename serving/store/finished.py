@@ -20,7 +20,14 @@ def finish(run: Run) -> None:
     ends = run.segments.glob("writer-*.ended.json")
     output = (run.export / "results.jsonl", run.export / "errors.jsonl")
     said = prediction_files(run)
-    files = (run.folder / "run.json", *run.stages, *said, *sorted(ends), *heads.values(), *output)
+    files = (
+        run.folder / "run.json",
+        *(stage for stage in run.stages if stage.exists()),
+        *said,
+        *sorted(ends),
+        *heads.values(),
+        *output,
+    )
     write_sealed(run.export / "finished.json", {str(file.relative_to(run.folder)): sha256_of(file) for file in files})
 
 

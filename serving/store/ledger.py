@@ -21,7 +21,17 @@ from serving.store.durable import WRITING, sync_folder
 from serving.store.parts import read_manifest
 from serving.store.predictions import predictions
 from serving.store.run import Run, all_runs
-from serving.store.schemas import MEMBERS, PAIRS, REFUSED, REQUESTS, ROUTES, SEGMENT
+from serving.store.schemas import (
+    CERTIFICATES,
+    MEMBERS,
+    NEAR,
+    PAIRS,
+    REFUSED,
+    REQUESTS,
+    ROUTES,
+    SEGMENT,
+    VERDICTS,
+)
 from serving.store.sealed import Corrupt
 from serving.store.segments import MANIFEST, Name, Segment, read_segments
 
@@ -53,7 +63,16 @@ LOCKED_DOWN = (
     "lock_configuration = true",
 )
 UNREADABLE = "CREATE TABLE unreadable (run_id VARCHAR, reason VARCHAR)"
-VIEW_SCHEMAS = {"requests": REQUESTS, "refusals": REFUSED, "pairs": PAIRS, "members": MEMBERS, "routes": ROUTES}
+VIEW_SCHEMAS = {
+    "requests": REQUESTS,
+    "refusals": REFUSED,
+    "pairs": PAIRS,
+    "members": MEMBERS,
+    "near": NEAR,
+    "routes": ROUTES,
+    "verdicts": VERDICTS,
+    "certificates": CERTIFICATES,
+}
 
 
 class LedgerFault(OSError):
@@ -266,7 +285,13 @@ def _make_view(ledger: "duckdb.DuckDBPyConnection", view: str, schema: pa.Schema
 
 
 def _sql_type(kind: pa.DataType) -> str:
-    known = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.string(): "VARCHAR", pa.float64(): "DOUBLE"}
+    known = {
+        pa.int64(): "BIGINT",
+        pa.int32(): "INTEGER",
+        pa.string(): "VARCHAR",
+        pa.float64(): "DOUBLE",
+        pa.bool_(): "BOOLEAN",
+    }
     if pa.types.is_list(kind):
         return f"{_sql_type(kind.value_type)}[]"
     return known.get(kind) or f"DECIMAL({kind.precision}, {kind.scale})"

@@ -19,7 +19,7 @@ from serving.store.sealed import Corrupt, read_sealed, write_sealed
 from serving.store.segments import read_segments
 from serving.store.writer import Writer, holder_of, take
 
-FORMAT = 4
+FORMAT = 5
 LOCK_TRIES, LOCK_WAIT_S = 10, 0.02
 FACTS = ("format", "job", "fingerprint", "input", "models", "price", "created_unix_s")
 
@@ -71,8 +71,16 @@ class Run:
         return self.folder / "decisions" / "route.json"
 
     @property
+    def audited(self) -> Path:
+        return self.folder / "decisions" / "audit.json"
+
+    @property
+    def certified(self) -> Path:
+        return self.folder / "decisions" / "certify.json"
+
+    @property
     def stages(self) -> tuple[Path, ...]:
-        return (self.admitted, self.collapsed, self.routed)
+        return (self.admitted, self.collapsed, self.audited, self.routed, self.certified)
 
     @property
     def segments(self) -> Path:

@@ -56,8 +56,38 @@ PAIRS = pa.schema(
 MEMBERS = pa.schema(
     [
         ("row", pa.int64()),
-        ("answered_by", pa.int64()),  # the representative whose run answers it; the row itself if it is one
+        ("equals", pa.int64()),  # the first row with the same key: these share an answer, whoever gives it
+        ("answered_by", pa.int64()),  # the representative whose run may answer it; the row itself if it is one
         ("source", pa.string()),  # engine | exact | semantic
+    ]
+)
+NEAR = pa.schema(
+    [
+        ("row", pa.int64()),  # one that a near-duplicate may answer
+        ("equals", pa.int64()),
+        ("answered_by", pa.int64()),
+        ("stratum", pa.string()),
+        ("drawn", pa.int64()),  # when, in the draw of its stratum; null if it is not audited
+    ]
+)
+VERDICTS = pa.schema(
+    [
+        ("row", pa.int64()),  # an audited one
+        ("stratum", pa.string()),
+        ("agrees", pa.bool_()),  # what it would have been answered, with what it was
+    ]
+)
+CERTIFICATES = pa.schema(
+    [
+        ("stratum", pa.string()),
+        ("rows", pa.int64()),  # that were to share an answer, and whose representative has one
+        ("audited", pa.int64()),
+        ("wrong", pa.int64()),  # of the audited
+        ("most_wrong", pa.int64()),  # of all, with confidence 1 - delta
+        ("max_wrong", pa.float64()),  # the share that the job allows
+        ("delta", pa.float64()),
+        ("seed", pa.int64()),
+        ("certified", pa.bool_()),
     ]
 )
 ROUTES = pa.schema(

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from flows.admit import admit
+from flows.decisions import DECISIONS
 from flows.open import Work, open_work
 from flows.progress import Silent
 from flows.settlement import book_the_past
-from flows.stages import collapse, route
 from serving.config import parse_job
 from serving.reuse.embed import HashEmbedder
 
@@ -40,7 +39,7 @@ def opened(tmp_path: Path) -> Open:
         work = open_work(parse_job(settings | sections, "job"), tmp_path / "runs", Silent())
         with work.held():
             book_the_past(work)
-            for stage in (admit, collapse, route):
+            for stage in DECISIONS:
                 stage(work)
             yield work
 

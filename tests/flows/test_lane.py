@@ -337,11 +337,6 @@ def test_tokens_are_billed_by_the_list(folder: Path) -> None:
     assert this.run().counts["usd"] == Decimal("0.000006")
 
 
-def test_a_near_duplicate_shares_the_answer(folder: Path, near: dict[str, Any]) -> None:
-    this = Bench(folder, ["is the sky blue", "is sky blue"], **near)
-    assert this.run().sources == {"engine": 1, "semantic": 1}
-
-
 def test_a_near_duplicate_of_a_failed_row_gets_a_try_of_its_own(folder: Path, near: dict[str, Any]) -> None:
     this, told = Bench(folder, ["is the sky blue", "is sky blue"], **near), iter([True, False])
     counts = this.run(fails=lambda request: next(told)).counts

@@ -23,11 +23,11 @@ def pending(work: Work, lane: str = "full") -> list[int]:
     return [int(row) for row in pending_rows(work, work.job.lanes[lane])]
 
 
-def served(members: Members, *rows: int, failed: bool = False) -> list[tuple[int, int, Source]]:
+def served(members: Members, *rows: int) -> list[tuple[int, int, Source]]:
     """Of each row that these answer: itself, whose answer it gets, and how."""
-    found = members.served_by(np.array(rows, np.int64), np.full(len(rows), failed))
+    found = members.served_by(np.array(rows, np.int64))
     answers = np.array(rows, np.int64)[found.answer]
-    counted = sum(members.count(row, failed) for row in rows)
+    counted = sum(members.count(row) for row in rows)
     assert counted == len(found.row)
     return [
         (row, answer, SOURCES[source])
@@ -42,16 +42,6 @@ def test_an_answer_goes_to_its_row_and_to_all_that_equal_it(opened: Open) -> Non
     assert served(members, 1, 0) == [(1, 1, Source.ENGINE), *served(members, 0)]
 
 
-def test_rows_that_equal_one_that_failed_fail_with_it(opened: Open) -> None:
-    with opened("same", "other", "same") as work:
-        assert served(Members.of(work), 0, failed=True) == [(0, 0, Source.ENGINE), (2, 0, Source.EXACT)]
-
-
-def test_a_row_that_another_answers_is_answered_for_itself_where_it_is_run(opened: Open) -> None:
-    with opened("same", "other", "same") as work:
-        assert served(Members.of(work), 2) == [(2, 2, Source.ENGINE)]
-
-
 def test_a_row_is_named_by_its_place_though_rows_before_it_were_refused(opened: Open) -> None:
     with opened("", "one", "", "two") as work:
         custom_ids, endpoints = Members.of(work).named(np.array([3, 1]))
@@ -59,11 +49,11 @@ def test_a_row_is_named_by_its_place_though_rows_before_it_were_refused(opened: 
     assert {ENDPOINTS[place] for place in endpoints.tolist()} == {Endpoint.CHAT}
 
 
-def test_a_near_duplicate_is_served_as_one_unless_it_would_share_a_failure(opened: Open, near: dict[str, Any]) -> None:
-    with opened("is the sky blue", "is sky blue", **near) as work:
+def test_a_near_duplicate_that_is_run_answers_those_that_equal_it(opened: Open, near: dict[str, Any]) -> None:
+    with opened("is the sky blue", "is sky blue", "is sky blue", **near) as work:
         members = Members.of(work)
-        assert served(members, 0) == [(0, 0, Source.ENGINE), (1, 0, Source.SEMANTIC)]
-        assert served(members, 0, failed=True) == [(0, 0, Source.ENGINE)]
+    assert served(members, 0) == [(0, 0, Source.ENGINE)]
+    assert served(members, 1) == [(1, 1, Source.ENGINE), (2, 1, Source.EXACT)]
 
 
 def test_no_answer_goes_to_no_row(opened: Open) -> None:
@@ -85,19 +75,15 @@ def test_what_is_settled_is_not_pending(opened: Open) -> None:
         assert done_rows(work).tolist() == [0, 2]
 
 
-def test_a_near_duplicate_of_a_failed_row_is_pending(opened: Open, near: dict[str, Any]) -> None:
-    with opened("is the sky blue", "is sky blue", **near) as work:
-        assert pending(work) == [0]
+def test_near_duplicates_too_few_for_a_certificate_are_pending_in_the_full_lane(
+    opened: Open, near: dict[str, Any]
+) -> None:
+    with opened("is the sky blue", "is sky blue", **near, route={"to_quantized": "all"}) as work:
+        assert (pending(work, "full"), pending(work, "quantized")) == ([0, 1], [])
         settle(work, FAILED)
         assert pending(work) == [1]
         settle(work, replace(FAILED, row=1, answered_by=1))
         assert pending(work) == []
-
-
-def test_a_near_duplicate_is_pending_in_the_lane_of_the_row_that_failed(opened: Open, near: dict[str, Any]) -> None:
-    with opened("is the sky blue", "is sky blue", **near, route={"to_quantized": "all"}) as work:
-        settle(work, FAILED)
-        assert (pending(work, "full"), pending(work, "quantized")) == ([], [1])
 
 
 def test_a_job_of_refused_rows_alone_has_nothing_pending(opened: Open) -> None:

@@ -200,11 +200,23 @@ def test_exact_duplicates_get_the_same_answer_for_nothing(answers: dict[str, Any
         assert answers[row_id]["gristmill"]["usd"] in {"0E-12", "0.000000000000", "0"}, row_id
 
 
+def test_no_answer_is_shared_without_a_certificate(killed_and_resumed: tuple[Path, str, int]) -> None:
+    run, _, _ = killed_and_resumed
+    sql = (
+        "SELECT (SELECT count(*) FROM rows WHERE source = 'semantic') AS shared,"
+        " (SELECT coalesce(sum(rows - audited), 0) FROM certificates WHERE certified) AS covered,"
+        " (SELECT count(*) FROM verdicts) AS judged"
+    )
+    [found] = json.loads(gristmill(run.parent, "costs", "--sql", sql, "--format", "json").stdout)
+    assert found["shared"] <= found["covered"]
+    assert found["judged"] > 0
+
+
 def test_near_duplicates_are_paraphrases_and_never_templates(killed_and_resumed: tuple[Path, str, int]) -> None:
     run, _, _ = killed_and_resumed
     sql = (
-        "SELECT a.custom_id AS a, b.custom_id AS b FROM rows JOIN requests AS a USING (run_id, row) "
-        "JOIN requests AS b ON b.run_id = rows.run_id AND b.row = rows.answered_by WHERE source = 'semantic'"
+        "SELECT a.custom_id AS a, b.custom_id AS b FROM near JOIN requests AS a USING (run_id, row) "
+        "JOIN requests AS b ON b.run_id = near.run_id AND b.row = near.answered_by"
     )
     shared = json.loads(gristmill(run.parent, "costs", "--sql", sql, "--format", "json").stdout)
 

@@ -224,17 +224,11 @@ def test_a_shared_answer_is_paid_by_the_row_that_was_run(opened: Open) -> None:
 def test_a_failure_is_shared_by_equal_rows_and_not_by_near_duplicates(opened: Open, near: dict[str, Any]) -> None:
     texts = ("is the sky blue", "is sky blue", "is the sky blue", "is sky blue", "is sky blue")
     with opened(*texts, **near) as work, settling(work) as made:
-        [asked] = [row for row in range(5) if made.members.count(row, failed=False) > 1]
-        near_rows = [row for row in range(5) if texts[row] != texts[asked]]
-        made.add(failed(asked))
-        for row in near_rows:  # each run itself, in another try
-            assert made.add(answered(row)) == 1
+        assert (made.add(failed(0)), made.add(answered(1))) == (2, 3)
         made.finish()
         found = {row["row"]: (row["source"], row["outcome"]) for row in rows_of(work)}
-        assert found[asked] == ("engine", "failed")
-        assert {found[row] for row in near_rows} == {("engine", "answered")}
-        equal = set(range(5)) - {asked, *near_rows}
-        assert {found[row] for row in equal} == {("exact", "failed")}
+        assert [found[row] for row in (0, 2)] == [("engine", "failed"), ("exact", "failed")]
+        assert [found[row] for row in (1, 3, 4)] == [("engine", "answered"), *[("exact", "answered")] * 2]
 
 
 # Waste.

@@ -1,0 +1,7 @@
+"""What is decided of a job before an engine runs, stage by stage; each is sealed in the run folder and made once."""
+
+from flows.admit import admit
+from flows.certify import draw_audits
+from flows.stages import collapse, route
+
+DECISIONS = (admit, collapse, draw_audits, route)

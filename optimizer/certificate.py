@@ -1,0 +1,82 @@
+"""How many rows of a finite set can be wrong, from an audit of some of them: exact, and assuming nothing but the draw.
+
+Rows are drawn without replacement by a seed that is recorded, so the number of wrong ones among them is hypergeometric
+whatever the rows are; its inversion is the Clopper-Pearson bound of a finite population (e.g. Buonaccorsi 1987).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+ROUNDING = 1e-9  # of a probability that is as large as delta: it counts as larger, so that the bound errs upwards
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Of `rows` that were to be answered without being run, what an audit of some of them tells of all.
+
+    Where `certified`, at most `most_wrong` of them are wrong with confidence 1 - `delta`, and of these the audit has
+    mended the `wrong` that it found: at most the share `max_wrong` of the rows is served a wrong answer.
+    """
+
+    rows: int
+    audited: int
+    wrong: int  # of the audited
+    max_wrong: float
+    delta: float
+
+    @property
+    def most_wrong(self) -> int:
+        return most_wrong(self.rows, self.audited, self.wrong, self.delta)
+
+    @property
+    def certified(self) -> bool:
+        return self.most_wrong - self.wrong <= self.max_wrong * self.rows
+
+
+def most_wrong(rows: int, audited: int, found: int, delta: float) -> int:
+    """The most rows that can be wrong if chance is to hide them from the audit with a probability above `delta`: the
+    largest K with P[Hypergeometric(rows, K, audited) <= found] > delta. The probability falls as K grows."""
+    least, most = found, rows - (audited - found)  # what was seen bounds it from both sides
+    while least < most:
+        middle = (least + most + 1) // 2
+        if _at_most(found, rows, middle, audited) > delta * (1 - ROUNDING):
+            least = middle
+        else:
+            most = middle - 1
+    return least
+
+
+def audits_needed(rows: int, max_wrong: float, delta: float) -> int:
+    """The fewest audits that certify `rows` if none of them is found wrong. All of them, where no fewer can."""
+    least, most = 0, rows
+    while least < most:  # more audits that find nothing never certify less
+        middle = (least + most) // 2
+        if Certificate(rows, middle, 0, max_wrong, delta).certified:
+            most = middle
+        else:
+            least = middle + 1
+    return least
+
+
+def drawn(rows: Rows, audits: int, seed: int) -> Rows:
+    """So many of the rows, without replacement, in the order of the draw; any prefix of it is a draw as well."""
+    chosen: Rows = np.random.Generator(np.random.PCG64(seed)).permutation(np.sort(rows))[:audits]
+    return chosen
+
+
+def _at_most(found: int, rows: int, wrong: int, audited: int) -> float:
+    """P[Hypergeometric(rows, wrong, audited) <= found]."""
+    least = max(0, audited - (rows - wrong))
+    terms = [
+        _log_choose(wrong, count) + _log_choose(rows - wrong, audited - count)
+        for count in range(least, min(found, wrong) + 1)
+    ]
+    return math.fsum(math.exp(term - _log_choose(rows, audited)) for term in terms)
+
+
+def _log_choose(of: int, chosen: int) -> float:
+    return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)
