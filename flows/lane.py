@@ -126,7 +126,7 @@ def _uncertified(work: Work, settlement: Settlement) -> Iterator[Rows]:
     if work.job.reuse.semantic and settlement.lane.name == "full" and not work.limits.stop():
         settlement.seal()  # what is judged is read from segments
         certify(work)
-        if len(rows := pending_rows(work, settlement.lane)):
+        if work.run.certified.exists() and len(rows := pending_rows(work, settlement.lane)):
             yield rows
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from flows.answer import answer
+from flows.answer import answer, answer_work
 from flows.certify import CHAIN
+from flows.open import open_work
 from flows.progress import Silent
 from flows.receipt import Receipt
 from optimizer.certificate import audits_needed
@@ -140,6 +141,18 @@ def test_one_query_counts_the_certificate_anew(tmp_path: Path, monkeypatch: pyte
     columns = "rows, audited, wrong, most_wrong, said, certified"
     assert told(receipt, f"SELECT {columns} FROM ({anew})") == [certificate]
     assert certificate[2] > 0
+
+
+def test_a_sample_of_a_job_is_no_reason_to_judge_it_or_to_run_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tests.flows.test_certify.answer",
+        lambda job, runs, progress: answer_work(open_work(job, runs, progress), sample_rows=5),
+    )
+    receipt = ran(tmp_path, paired(), monkeypatch, max_wrong=0.05)
+    assert len(asked) == 5
+    assert told(receipt, "SELECT * FROM certificates") == []
 
 
 class Broken(BaseException):
