@@ -13,7 +13,7 @@ from flows.certify import certify, share
 from flows.decisions import DECISIONS
 from flows.lane import answer_lane, lanes_to_run
 from flows.limits import Stopped, StopReason
-from flows.members import Rows, pending_rows
+from flows.members import Rows, most_pending_rows
 from flows.open import Work, open_work
 from flows.pilot import pilot_of
 from flows.plan import choose, plan_ahead
@@ -57,7 +57,7 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
             for stage in DECISIONS:
                 _do(step, stage, work)
             check_room(work)
-            lanes = [(lane, pending_rows(work, lane)) for lane in lanes_to_run(work)]
+            lanes = [(lane, most_pending_rows(work, lane)) for lane in lanes_to_run(work)]
             if sample_rows is not None:
                 for lane, pending in lanes:
                     _do(step, answer_lane, work, lane, None, _sample(pending, sample_rows))

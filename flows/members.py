@@ -95,10 +95,18 @@ def answered_any(work: Work, lane: Lane) -> bool:
 def pending_rows(work: Work, lane: Lane) -> Rows:
     """The rows that a lane has yet to run, ascending: representatives, and in the full lane the near-duplicates that no
     other answer serves, or that audit one."""
+    return _pending(work, lane, near_to_run(work))
+
+
+def most_pending_rows(work: Work, lane: Lane) -> Rows:
+    """The same, if no near-duplicate is certified to share an answer: what is foretold, since no audit's end is."""
+    return _pending(work, lane, near_to_run(work, if_none_is_certified=True))
+
+
+def _pending(work: Work, lane: Lane, near: Rows) -> Rows:
     routed = list(work.run.stage(work.run.routed).tables("routes", ["row", "lane"]))
     of_lane = [table["row"].to_numpy()[_is(table["lane"], lane.name)] for table in routed]
-    near = near_to_run(work) if lane.name == "full" else NO_ROWS
-    return np.setdiff1d(np.concatenate([near, *of_lane]), done_rows(work))
+    return np.setdiff1d(np.concatenate([near if lane.name == "full" else NO_ROWS, *of_lane]), done_rows(work))
 
 
 def _is(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:

@@ -41,11 +41,13 @@ class Near:
         return found
 
 
-def near_to_run(work: Work) -> Rows:
-    """What a full model is to answer of them: audited ones and those that no certificate covers."""
+def near_to_run(work: Work, if_none_is_certified: bool = False) -> Rows:
+    """What a full model is to answer of them: audited ones and those that no certificate covers, or may come to."""
     near = Near.of(work)
     if not len(near.row):
         return near.row
+    if if_none_is_certified and not work.run.certified.exists():
+        return np.unique(near.equals)
     return np.unique(near.equals[~shared(work, near)])
 
 

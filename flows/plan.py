@@ -14,7 +14,7 @@ from flows.decisions import DECISIONS
 from flows.elsewhere import elsewhere
 from flows.forecast import Basis, Forecast, bases, forecast, in_words
 from flows.lane import lanes_to_run
-from flows.members import Rows, done_rows, pending_rows
+from flows.members import Rows, done_rows, most_pending_rows
 from flows.open import Work
 from flows.settlement import book_the_past
 from flows.terminal import in_columns
@@ -74,7 +74,7 @@ def plan(work: Work) -> Plan:
         book_the_past(work)
         for stage in DECISIONS:
             stage(work)
-        lanes = [(lane, pending_rows(work, lane)) for lane in lanes_to_run(work)]
+        lanes = [(lane, most_pending_rows(work, lane)) for lane in lanes_to_run(work)]
         played = choose(work, lanes)
         told = plan_ahead(work, lanes)
         admitted = work.run.stage(work.run.admitted)

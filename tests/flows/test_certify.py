@@ -11,13 +11,14 @@ import pytest
 
 from flows.answer import answer, answer_work
 from flows.certify import CHAIN
-from flows.open import open_work
+from flows.members import Rows
+from flows.open import Work, open_work
 from flows.progress import Silent
 from flows.receipt import Receipt
 from optimizer.certificate import audits_needed
 from serving.config import parse_job
 from serving.engines.echo import EchoEngine
-from serving.records import Choice, Completion, Failure, Request, Usage
+from serving.records import Choice, Completion, Failure, Lane, Request, Usage
 from serving.reuse.embed import HashEmbedder
 from serving.store.ledger import ask, named_queries, open_ledger
 from serving.store.run import all_runs
@@ -153,6 +154,18 @@ def test_a_sample_of_a_job_is_no_reason_to_judge_it_or_to_run_the_rest(
     receipt = ran(tmp_path, paired(), monkeypatch, max_wrong=0.05)
     assert len(asked) == 5
     assert told(receipt, "SELECT * FROM certificates") == []
+
+
+def test_a_forecast_counts_all_near_duplicates_as_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foretold: list[int] = []
+
+    def note(work: Work, lanes: list[tuple[Lane, Rows]]) -> None:
+        foretold.extend(len(rows) for _, rows in lanes)
+
+    monkeypatch.setattr("flows.answer.plan_ahead", note)
+    receipt = ran(tmp_path, paired(), monkeypatch, max_wrong=0.05)
+    assert foretold == [2 * PAIRS]
+    assert receipt.sources["engine"] < 2 * PAIRS
 
 
 class Broken(BaseException):
