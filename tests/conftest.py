@@ -1,8 +1,13 @@
 """How two processes share the tests: a file stays together, and real engines and servers take turns, first of all."""
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+# No example fails for its time: these machines are shared, and a law is no slower for being late.
+settings.register_profile("laws", deadline=None)
+settings.load_profile("laws")
 
 REAL = ("flows/test_real_models.py", "flows/test_prefect.py", "serving/engines/test_real_servers.py")
 

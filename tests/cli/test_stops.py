@@ -112,7 +112,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A run with sealed segments, of a process that was stopped, and rows in a journal, of one that SIGKILL ended."""
     place = Place(tmp_path_factory.mktemp("killed"))
     place.job()
-    place.prompts(rows(1000))
+    place.prompts(rows(2000))
     for stop in (lambda process: (process.send_signal(signal.SIGINT), process.communicate(timeout=LIMIT_S)), kill):
         before = place.durable_rows
         process = place.start("--quiet", *PACE)
@@ -132,8 +132,8 @@ def test_right_after_a_kill_the_status_is_stopped(killed: Place) -> None:
 
 
 def test_the_status_counts_what_is_durable_though_no_segment_has_it_yet(killed: Place) -> None:
-    assert 0 < killed.durable_rows < 1000
-    assert f"rows in 1000 = {killed.durable_rows} answered" in killed.gristmill("status").out
+    assert 0 < killed.durable_rows < 2000
+    assert f"rows in 2000 = {killed.durable_rows} answered" in killed.gristmill("status").out
 
 
 def test_a_killed_run_verifies(killed: Place) -> None:
@@ -143,7 +143,7 @@ def test_a_killed_run_verifies(killed: Place) -> None:
 def test_a_killed_run_can_be_exported_with_its_open_rows_as_expired(killed: Place, tmp_path: Path) -> None:
     copy = copied(killed, tmp_path)
     assert copy.gristmill("export").code == 0
-    assert len(copy.results) + len(copy.errors) == 1000
+    assert len(copy.results) + len(copy.errors) == 2000
     assert {line["error"]["code"] for line in copy.errors} == {"batch_expired"}
 
 
@@ -152,7 +152,7 @@ def test_a_killed_run_resumes_with_no_row_lost_or_twice_and_its_waste_shown(kill
     before = {name: digest for name, digest in digests(place.only_run).items() if name.startswith("segments/0001-")}
     done = place.run(*PACE)
     assert done.code == 0
-    assert place.answers() == {f"id-{number}": f"prompt number {number}" for number in range(1000)}
+    assert place.answers() == {f"id-{number}": f"prompt number {number}" for number in range(2000)}
     # Some 0.2 s passed between the last commit and the kill; at a dollar a second that is money.
     (waste,) = place.ask("SELECT sum(seconds) AS seconds, sum(usd)::DOUBLE AS usd FROM waste")
     assert 0.05 < waste["seconds"] < 2.0

@@ -10,9 +10,9 @@ from typing import Any
 from tests.cli.command import Place, kill, row, wait_until
 from tests.faults.files import books
 
-PROMPTS = 4000
+PROMPTS = 16_000
 KILLS = 15
-PACE = ("--set", "engine.echo_s=0.001")  # 256 answers become durable at a time, so some three times a second
+PACE = ("--set", "engine.echo_s=0.0002")  # 1,024 answers become durable at a time, so some three times a second
 
 
 def prompts() -> list[dict[str, Any]]:

@@ -152,7 +152,7 @@ def test_a_sample_of_a_job_is_no_reason_to_judge_it_or_to_run_the_rest(
         lambda job, runs, progress: answer_work(open_work(job, runs, progress), sample_rows=5),
     )
     receipt = ran(tmp_path, paired(), monkeypatch, max_wrong=0.05)
-    assert len(asked) == 5
+    assert 0 < len(asked) <= 5  # those of the sample that wait for a certificate go on waiting
     assert told(receipt, "SELECT * FROM certificates") == []
 
 
