@@ -127,7 +127,7 @@ def _promise(receipt: Receipt) -> list[str]:
             most = one["most_wrong"] - one["wrong"]
             lines.append(f"near-duplicates{which}: at most {most} wrong, with {confidence:.0%} confidence ({seen})")
         else:
-            allowed = f"{one['max_wrong']:g} of them may be, with {confidence:.0%} confidence"
+            allowed = f"at most {100 * one['max_wrong']:g} % may be, with {confidence:.0%} confidence"
             lines.append(f"near-duplicates{which} were not certified, so all ran: {seen}; {allowed}")
     if receipt.too_few:
         lines.append(f"{receipt.too_few} near-duplicates ran: too few for a certificate that audits only some of them")
