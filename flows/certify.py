@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,17 +16,15 @@ from flows.open import Work
 from flows.settled_rows import shared_rows
 from optimizer.certificate import Certificate, audits_needed, drawn
 from optimizer.judges import agree
-from serving.records import Choice, Outcome, Source
+from serving.records import Outcome, Source
 from serving.store.parts import PartWriter, read_manifest
-from serving.store.schemas import CERTIFICATES, MEMBERS, NEAR, PAIRS, VERDICTS
+from serving.store.schemas import CERTIFICATES, MEMBERS, NEAR, PAIRS, VERDICTS, choices_from
 from serving.store.segments import Span, read_rows
 
 Figures = dict[str, Any]
 CHAIN = "shared"
 BANDS = (0.97, 0.99)  # of similarity, in which promises are made apart where that costs few audits
 MOST_AUDITED = 0.1  # of a stratum's rows; where bands would need more, all near-duplicates are one stratum
-
-_CHOICES = msgspec.json.Decoder(tuple[Choice, ...])
 
 
 def draw_audits(work: Work) -> Figures:
@@ -55,14 +52,13 @@ def draw_audits(work: Work) -> Figures:
 
 def certify(work: Work) -> Figures:
     """Which strata keep the promise? Judged once all that is audited, and all that answers others, has been run."""
-    if not work.job.reuse.semantic:
-        return {}
     if (done := read_manifest(work.run.certified)) is not None:
         return done.figures
     if len(pending_rows(work, work.job.lanes["full"])):
         return {}  # stopped before; it is judged when the rest has its answers
     near = Near.of(work)
-    judged = near.audited & np.isin(near.answered_by, answered_rows(work))
+    there = np.isin(near.answered_by, answered_rows(work))
+    judged = near.audited & there
     texts = _texts(work, np.union1d(near.row[judged], near.answered_by[judged]))
     agrees = np.zeros(len(near.row), np.bool_)
     for place in np.flatnonzero(judged):
@@ -70,7 +66,7 @@ def certify(work: Work) -> Figures:
         agrees[place] = own is not None and agree(work.job.quality.judge, others, own)
     parts = PartWriter(work.run.certified.parent, "certify", {"verdicts": VERDICTS, "certificates": CERTIFICATES})
     parts.add_table("verdicts", pa.table([near.row, near.stratum, agrees], schema=VERDICTS).filter(pa.array(judged)))
-    parts.extend("certificates", _certificates(work, near, judged, agrees))
+    parts.extend("certificates", _certificates(work, near, there, agrees))
     return parts.finish({}).figures
 
 
@@ -133,18 +129,18 @@ def _texts(work: Work, rows: Rows) -> dict[int, tuple[str, ...]]:
         wanted = np.isin(table["row"].to_numpy(), rows) & pc.equal(table["outcome"], Outcome.ANSWERED.value).to_numpy()
         some = table.filter(pa.array(wanted))
         for row, choices in zip(some["row"].to_pylist(), some["choices"].to_pylist(), strict=True):
-            found[row] = tuple(choice.text for choice in _CHOICES.decode(choices))
+            found[row] = tuple(choice.text for choice in choices_from(choices))
     return found
 
 
-def _certificates(work: Work, near: Near, judged: Flags, agrees: Flags) -> Iterator[dict[str, Any]]:
+def _certificates(work: Work, near: Near, there: Flags, agrees: Flags) -> Iterator[dict[str, Any]]:
     """Of each stratum, but for rows whose representative has failed: they run, and the draw knew nothing of that."""
     strata = [name for name in pc.unique(near.stratum).to_pylist() if name is not None]
     delta = _delta(work, work.run.stage(work.run.audited).figures["strata"])
-    there = np.isin(near.answered_by, answered_rows(work))
     for name in sorted(strata):
         inside = near.within([name]) & there
-        audited, wrong = int((inside & judged).sum()), int((inside & judged & ~agrees).sum())
+        judged = inside & near.audited
+        audited, wrong = int(judged.sum()), int((judged & ~agrees).sum())
         found = Certificate(int(inside.sum()), audited, wrong, work.job.quality.max_wrong, delta)
         yield {
             "stratum": name,

@@ -5,13 +5,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pyarrow as pa
 
 from serving.own_json import own_json
 from serving.records import Choice, Endpoint
 from serving.store.durable import make_folder, write_blocks
 from serving.store.run import Run, UnknownRun
+from serving.store.schemas import choices_from
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,8 +34,6 @@ FROM requests ANTI JOIN rows USING (run_id, row) WHERE run_id = $run
 # Sorted so many input rows at a time: DuckDB holds what it sorts, and a million answers are more than it may hold.
 WINDOW_ROWS = 131_072
 FETCHED_ROWS = 1024
-
-_CHOICES = msgspec.json.Decoder(tuple[Choice, ...])
 
 
 def export(run: Run, ledger: "duckdb.DuckDBPyConnection") -> tuple[Path, Path]:
@@ -93,7 +91,7 @@ def _body(
         "object": "chat.completion" if chat else "text_completion",
         "created": created_unix_s,
         "model": model,
-        "choices": [_choice(place, choice, chat) for place, choice in enumerate(_CHOICES.decode(choices))],
+        "choices": [_choice(place, choice, chat) for place, choice in enumerate(choices_from(choices))],
         "usage": {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from serving.records import Endpoint, Message, Refusal, Request, sampling_from_json
+from serving.records import Choice, Endpoint, Message, Refusal, Request, sampling_from_json
 
 USD = pa.decimal128(24, 12)
 ASKED = ["row", "custom_id", "endpoint", "messages", "sampling", "adapter", "prompt_token_ids"]  # of a request
 
 _ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
 _MESSAGES = msgspec.json.Decoder(tuple[Message, ...])
+_CHOICES = msgspec.json.Decoder(tuple[Choice, ...])
 
 REQUESTS = pa.schema(
     [
@@ -134,6 +135,11 @@ def requests_from(table: pa.Table) -> Iterator[Request]:
             row, custom_id, _ENDPOINTS[endpoint], _MESSAGES.decode(messages), sampling_from_json(sampling), prompt,
             adapter,
         )  # fmt: skip
+
+
+def choices_from(text: str) -> tuple[Choice, ...]:
+    """The answers of a row of SEGMENT."""
+    return _CHOICES.decode(text)
 
 
 def _lists(column: pa.ListArray) -> Iterator[tuple[int, ...] | None]:
