@@ -4,14 +4,16 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from typing import NoReturn
+
+from optimizer.chosen_letter import chosen_letter
+from optimizer.last_number import last_number
 
 Agree = Callable[[str, str], bool]
 
-NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+−]?\.\d+")
-# "B", "(b)", "B." or "B) Paris" at the start; or what follows "answer is" or "answer:".
-CHOICE = re.compile(r"(?:answer\s*(?:is|:)\s*)\(?([a-z])\b\)?|^\W*([a-z])(?=\W|$)", re.IGNORECASE)
-EDGE = " \t\n\r.,;:!?\"'`*_()[]"
+EDGE = ".,;:!?\"'`*_()[] "
+EDGE_BEFORE = re.compile(rf"(?:(?!\.\d)[{re.escape(EDGE)}])*")  # .5 is not 5
 
 
 def exact(one: str, other: str) -> bool:
@@ -24,16 +26,16 @@ def normalised(one: str, other: str) -> bool:
 
 
 def numeric(one: str, other: str) -> bool:
-    """The last numbers of both are equal as values. A text without a number agrees with none but its equal."""
-    left, right = _last_number(one), _last_number(other)
+    """The last numbers of both are equal as values. A text without one that is clear agrees with none but its equal."""
+    left, right = last_number(one), last_number(other)
     if left is None or right is None:
         return left is right and normalised(one, other)
-    return left == right
+    return left.agrees(right)
 
 
 def multiple_choice(one: str, other: str) -> bool:
-    """Both name the same letter. A text that names none agrees with none but its equal."""
-    left, right = _letter(one), _letter(other)
+    """Both name the same letter. A text that does not clearly name one agrees with none but its equal."""
+    left, right = chosen_letter(one), chosen_letter(other)
     if left is None or right is None:
         return left is right and normalised(one, other)
     return left == right
@@ -41,11 +43,12 @@ def multiple_choice(one: str, other: str) -> bool:
 
 def json_equal(one: str, other: str) -> bool:
     """Equal as JSON values, whatever the order of keys. A text that is not JSON agrees with none but its equal."""
+    if one == other:
+        return True
     try:
-        left, right = (json.loads(text, parse_float=Decimal) for text in (one, other))
-    except (ValueError, RecursionError):
-        return one == other
-    return _same(left, right)
+        return _same(_json(one), _json(other))
+    except (ValueError, ArithmeticError, RecursionError):
+        return False
 
 
 JUDGES: Mapping[str, Agree] = {
@@ -63,22 +66,23 @@ def agree(judge: str, answers: Sequence[str], reference: Sequence[str]) -> bool:
 
 
 def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).strip(EDGE)
+    plain = " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(EDGE)
+    return EDGE_BEFORE.sub("", plain, count=1)
 
 
-def _last_number(text: str) -> Decimal | None:
-    found = NUMBER.findall(text)
-    if not found:
-        return None
-    try:
-        return Decimal(found[-1].replace(",", "").replace("−", "-"))
-    except InvalidOperation:
-        return None
+def _json(text: str) -> object:
+    return json.loads(text, parse_float=Decimal, parse_constant=_refuse, object_pairs_hook=_unambiguous)
 
 
-def _letter(text: str) -> str | None:
-    found = list(CHOICE.finditer(text.strip()))
-    return None if not found else (found[-1][1] or found[-1][2]).upper()
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key that stands twice means one thing to one parser and another to the next")
+    return found
 
 
 def _same(left: object, right: object) -> bool:
