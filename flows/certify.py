@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.judging import judged
 from flows.members import Members, done_rows, pending_rows
 from flows.near import Flags, Near, Rows, answered_rows, shared
 from flows.open import Work
 from flows.settled_rows import shared_rows
 from optimizer.certificate import Certificate, audits_needed, drawn
-from optimizer.judges import agree
 from serving.records import Outcome, Source
 from serving.store.parts import PartWriter, read_manifest
 from serving.store.schemas import CERTIFICATES, MEMBERS, NEAR, PAIRS, VERDICTS, choices_from
@@ -58,14 +58,14 @@ def certify(work: Work) -> Figures:
         return {}  # stopped before; it is judged when the rest has its answers
     near = Near.of(work)
     there = np.isin(near.answered_by, answered_rows(work))
-    judged = near.audited & there
-    texts = _texts(work, np.union1d(near.row[judged], near.answered_by[judged]))
+    audited = near.audited & there
+    texts = _texts(work, np.union1d(near.row[audited], near.answered_by[audited]))
     agrees = np.zeros(len(near.row), np.bool_)
-    for place in np.flatnonzero(judged):
-        own, others = texts.get(near.row[place]), texts[near.answered_by[place]]
-        agrees[place] = own is not None and agree(work.job.quality.judge, others, own)
+    answered = np.flatnonzero(audited & np.isin(near.row, list(texts)))  # one that failed agrees with nothing
+    rows, others = (column[answered].tolist() for column in (near.row, near.answered_by))
+    agrees[answered] = judged(work, [(row, texts[other], texts[row]) for row, other in zip(rows, others, strict=True)])
     parts = PartWriter(work.run.certified.parent, "certify", {"verdicts": VERDICTS, "certificates": CERTIFICATES})
-    parts.add_table("verdicts", pa.table([near.row, near.stratum, agrees], schema=VERDICTS).filter(pa.array(judged)))
+    parts.add_table("verdicts", pa.table([near.row, near.stratum, agrees], schema=VERDICTS).filter(pa.array(audited)))
     parts.extend("certificates", _certificates(work, near, there, agrees))
     return parts.finish({}).figures
 

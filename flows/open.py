@@ -20,6 +20,7 @@ from serving.engine_config import NO_ADAPTERS, Adapters
 from serving.engines.fork_server import ForkServers
 from serving.intake.admit import POLICY_VERSION
 from serving.intake.files import InputFile, open_inputs, sha256_of_files
+from serving.judges.command import Command
 from serving.models.adapter import AdapterFolder, reserved_rank
 from serving.models.folder import ModelFolder, fingerprint_of
 from serving.records import Lane, Price
@@ -145,7 +146,7 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
     stated_price = _price_facts(price_of(job, catalogue))
     input_sha256 = sha256_of_files(inputs)
     fingerprint = {
-        **job.settings_that_change_an_answer(),
+        **_settings(job),
         "policy": POLICY_VERSION,
         "input_sha256": input_sha256,
         "models": {name: fingerprint_of(hashes) for name, hashes in files.items()},
@@ -171,6 +172,14 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
         job, run, inputs, models, _adapters(adapters), price, catalogue, progress, limits, facts, stated_price,
         take_over,
     )  # fmt: skip
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """Of what the job names by its bytes, a command that judges answers is the one that is no model."""
+    settings = job.settings_that_change_an_answer()
+    if "quality" in settings and job.quality.command:
+        settings["quality"]["command_files"] = Command.find(job.quality.command, Path.cwd()).files
+    return settings
 
 
 def _adapters(folders: dict[str, AdapterFolder]) -> Adapters:

@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import NoReturn
 
@@ -58,11 +58,6 @@ JUDGES: Mapping[str, Agree] = {
     "multiple-choice": multiple_choice,
     "json-equal": json_equal,
 }
-
-
-def agree(judge: str, answers: Sequence[str], reference: Sequence[str]) -> bool:
-    """Of requests with several answers, each place is compared."""
-    return len(answers) == len(reference) and all(map(JUDGES[judge], answers, reference))
 
 
 def _plain(text: str) -> str:

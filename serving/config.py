@@ -176,7 +176,24 @@ class RouteSection(Section):
 class QualitySection(Section):
     max_wrong: float = Field(0.02, gt=0, lt=1)
     confidence: float = Field(0.95, gt=0, lt=1)
-    judge: Literal["exact", "normalised", "numeric", "multiple-choice", "json-equal"] = "exact"
+    judge: Literal["exact", "normalised", "numeric", "multiple-choice", "json-equal", "embedding", "command"] = "exact"
+    min_similarity: float = Field(0.9, gt=0, le=1)  # embedding: cosine that two answers must reach
+    command: list[Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]] = []  # see docs/reuse.md
+    command_timeout_s: float = Field(60.0, gt=0)  # for a verdict, from the one before it
+
+    @model_validator(mode="after")
+    def _a_command_is_for_its_judge(self) -> "QualitySection":
+        if self.judge == "command" and not self.command:
+            raise ValueError('quality.judge = "command" needs quality.command, such as ["python3", "check.py"]')
+        if self.command and self.judge != "command":
+            raise ValueError(f'quality.judge = "{self.judge}" has no use for quality.command; write judge = "command"')
+        return self
+
+    def settings_that_change_a_verdict(self) -> dict[str, Any]:
+        """Without the keys of judges that are not asked."""
+        others = {"min_similarity"} if self.judge != "embedding" else set()
+        others |= {"command", "command_timeout_s"} if self.judge != "command" else set()
+        return self.model_dump(exclude=others)
 
 
 class BudgetSection(Section):
@@ -254,7 +271,7 @@ class Job(Section):
         parts["reuse"] = self.reuse.model_dump(exclude=set() if self.reuse.semantic else {"min_similarity", "embedder"})
         parts["route"] = self.route.model_dump(include=None if by_length else {"to_quantized"})
         if self.reuse.semantic:
-            parts["quality"] = self.quality.model_dump()
+            parts["quality"] = self.quality.settings_that_change_a_verdict()
         return {**parts, "dataset": dataset, "engine": engine, "tenant": self.tenant.name}
 
 

@@ -4,12 +4,12 @@ What there is one of for every row is a msgspec.Struct: as frozen as a frozen da
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct, structs
 
@@ -226,6 +226,23 @@ class EngineDied(RuntimeError):
         super().__init__(message)
         self.suspects = suspects
         self.newest = newest
+
+
+class Comparison(NamedTuple):
+    """Two answers to one request, to be judged."""
+
+    row: int  # the request's place in the run's input
+    answer: str  # what the row would be given
+    reference: str  # what it was answered by the full model
+
+
+class Judge(Protocol):
+    """Says of each answer whether it says the same as its reference. What it cannot tell is False.
+
+    It is asked all at once, since some judges start a process or a model for it.
+    """
+
+    def agree(self, comparisons: Sequence[Comparison]) -> Sequence[bool]: ...
 
 
 class Engine(Protocol):

@@ -37,11 +37,11 @@ def confine(parent: int, input_files: int, input_bytes: int) -> None:
     ctypes.CDLL(None).unshare(CLONE_NEWNET)  # where this is not permitted, nothing here opens a connection all the same
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.umask(0o077)
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
-    _limit(resource.RLIMIT_NOFILE, OPEN_FILES + input_files)
-    _limit(resource.RLIMIT_CPU, cpu_limit_s(input_bytes))
-    _limit(resource.RLIMIT_AS, LOADING_BYTES)
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_FSIZE, FILE_BYTES)
+    limit(resource.RLIMIT_NOFILE, OPEN_FILES + input_files)
+    limit(resource.RLIMIT_CPU, cpu_limit_s(input_bytes))
+    limit(resource.RLIMIT_AS, LOADING_BYTES)
 
 
 def end_with(parent: int) -> None:
@@ -54,10 +54,11 @@ def end_with(parent: int) -> None:
 def limit_memory() -> None:
     """From now on to MEMORY_BYTES more than is mapped."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
+    limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
 
 
-def _limit(what: int, most: int) -> None:
+def limit(what: int, most: int) -> None:
+    """Of a resource.RLIMIT_*, for this process and what it starts."""
     _, hard = resource.getrlimit(what)
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(what, (most, most))

@@ -37,11 +37,11 @@ def admit_apart(order: Order, asked_to_stop: Callable[[], bool], say: Callable[[
             _hand_over(child, order)
             return _await(child, told, order, stderr, asked_to_stop, say)
         finally:
-            _kill_group(child)
+            kill_group(child)
             told.close()
 
 
-def _kill_group(child: "subprocess.Popen[bytes]") -> None:
+def kill_group(child: "subprocess.Popen[bytes]") -> None:
     """With its helpers, which nobody else would end at once."""
     try:
         os.killpg(child.pid, signal.SIGKILL)

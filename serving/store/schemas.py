@@ -132,9 +132,14 @@ def requests_from(table: pa.Table) -> Iterator[Request]:
     others = (table[name].to_pylist() for name in ASKED[:-1])
     for row, custom_id, endpoint, messages, sampling, adapter, prompt in zip(*others, chain(*ids), strict=True):
         yield Request(
-            row, custom_id, _ENDPOINTS[endpoint], _MESSAGES.decode(messages), sampling_from_json(sampling), prompt,
+            row, custom_id, _ENDPOINTS[endpoint], messages_from(messages), sampling_from_json(sampling), prompt,
             adapter,
         )  # fmt: skip
+
+
+def messages_from(text: str) -> tuple[Message, ...]:
+    """The messages of a row of REQUESTS."""
+    return _MESSAGES.decode(text)
 
 
 def choices_from(text: str) -> tuple[Choice, ...]:

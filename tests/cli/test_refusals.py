@@ -76,6 +76,8 @@ def test_a_setting_that_cannot_be_is_named(place: Place, override: str, named: s
         ("price.usd_per_hour=0", "price.usd_per_hour"),
         ("tenant.name=../other", "tenant.name"),
         ("route.to_quantized=all", "model.quantized"),
+        ("quality.judge=command", "quality.command"),
+        ('quality.command=["./check"]', "quality.judge"),
         ("nonsense", "--set nonsense"),
         ("a.b.c=1", "--set a.b.c"),
     ],

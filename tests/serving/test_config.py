@@ -179,6 +179,23 @@ def test_a_route_needs_its_lane(load: Load) -> None:
     assert message in complaint(load, '[route]\nto_quantized = "short"')
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('judge = "command"', 'quality.judge = "command" needs quality.command, such as ["python3", "check.py"]'),
+        ('command = ["./check"]', 'quality.judge = "exact" has no use for quality.command; write judge = "command"'),
+        ('judge = "comand"', "quality.judge = 'comand'"),
+        ('judge = "command"\ncomand = ["./check"]', "unknown key 'quality.comand'; did you mean 'command'?"),
+        ('judge = "command"\ncommand = "./check"', "quality.command"),
+        ('judge = "command"\ncommand = [""]', "quality.command.0"),
+        ("min_similarity = 1.5", "quality.min_similarity"),
+        ("command_timeout_s = 0", "quality.command_timeout_s"),
+    ],
+)
+def test_a_judge_has_what_it_needs(load: Load, text: str, message: str) -> None:
+    assert f"job.toml: {message}" in complaint(load, f"[quality]\n{text}")
+
+
 # Price.
 
 
@@ -314,6 +331,28 @@ def test_a_setting_that_can_change_an_answer_names_another_run(load: Load, overr
 )
 def test_a_setting_that_cannot_change_an_answer_resumes_the_run(load: Load, override: str) -> None:
     assert load("", override).settings_that_change_an_answer() == load().settings_that_change_an_answer()
+
+
+SEMANTIC = "[reuse]\nsemantic = true\n"
+
+
+@pytest.mark.parametrize(
+    ("judge", "override"),
+    [
+        ('judge = "embedding"', "quality.min_similarity=0.8"),
+        ('judge = "command"\ncommand = ["./check"]', 'quality.command=["./check", "-v"]'),
+        ('judge = "command"\ncommand = ["./check"]', "quality.command_timeout_s=5"),
+    ],
+)
+def test_a_setting_that_can_change_a_verdict_names_another_run(load: Load, judge: str, override: str) -> None:
+    text = f"{SEMANTIC}[quality]\n{judge}"
+    assert load(text, override).settings_that_change_an_answer() != load(text).settings_that_change_an_answer()
+
+
+@pytest.mark.parametrize("override", ["quality.min_similarity=0.8", "quality.command_timeout_s=5"])
+def test_a_setting_of_a_judge_that_is_not_asked_resumes_the_run(load: Load, override: str) -> None:
+    settings = load(SEMANTIC, override).settings_that_change_an_answer()
+    assert settings["quality"] == {"max_wrong": 0.02, "confidence": 0.95, "judge": "exact"}
 
 
 def test_what_names_a_run_can_be_written_as_json(load: Load) -> None:
