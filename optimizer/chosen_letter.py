@@ -3,8 +3,9 @@
 import re
 
 LETTER = r"(?P<letter>[A-J])"
-OPEN = r"[\s\"'`*_$(\[{]*"
-CLOSE = r"[\"'`*_$)\]}]*"
+FEW = "{0,8}"  # a model that repeats itself must not make the search slow
+OPEN = rf"[\s\"'`*_$(\[{{]{FEW}"
+CLOSE = rf"[\"'`*_$)\]}}]{FEW}"
 ENDS = rf"(?={CLOSE}[.,:;!?]*{CLOSE}(?:\s|\Z))"
 
 ANSWER = re.compile(
@@ -32,7 +33,7 @@ DENIED = re.compile(rf"{CLOSE}[.:]?\s*(?:is|was)(?:n['’]t|\s+(?:not|never|wron
 
 def chosen_letter(text: str) -> str | None:
     """The one letter that the answer settles on; None where that is not clear."""
-    text = text.strip()
+    text = "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip()).strip()
     for patterns in SAID:
         found = [match for pattern in patterns for match in pattern.finditer(text) if _is_choice(match, text)]
         if not found:

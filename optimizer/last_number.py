@@ -36,7 +36,7 @@ UNCLEAR_SIGNED = re.compile(r"(?:[\w)\]}]|[\d)\]}]\s+)\Z")  # 5-3, GPT-4, 5 -3
 UNCLEAR_AFTER = re.compile(
     r"""[²³¹⁰-⁹¼-¾⅐-⅞⁄^√(\d]                          # 10³, 5½, 5(x + 1)
       | \s*[-−+×·÷/=]\s*[\w(\\√] | \*[\w(] | \s\*\s[\w(]  # 5/x, 5 - x, 5*x
-      | \\[A-Za-z]                                       # 5\\pi
+      | \\[A-Za-z]                                       # 5\pi
       | \s+and\s+(?:an?\s+|one\s+|three\s+)?(?:half|halves|thirds?|quarters?)\b
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -1,5 +1,7 @@
 """Judges: what each takes for the same answer, and what not."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,3 +131,17 @@ def test_numbers_are_the_same_answer_if_they_are_equal(one: int, other: int) -> 
 @given(st.sampled_from("ABCDEFGHIJ"), st.sampled_from("ABCDEFGHIJ"))
 def test_letters_are_the_same_answer_if_they_are_equal(one: str, other: str) -> None:
     assert JUDGES["multiple-choice"](f"The answer is {one}.", f"({other.lower()})") == (one == other)
+
+
+@pytest.mark.parametrize("judge", sorted(JUDGES))
+@pytest.mark.parametrize(
+    "unit",
+    ["\n", " ", "1", "1.", "1,", ".", '"', "B) ", 'B"', "answer ", "the answer is\n", "<a", "[", "-", "$", "A, "],
+)
+def test_a_model_that_repeats_itself_is_judged_at_once(judge: str, unit: str) -> None:
+    """Quadratic searches would take minutes."""
+    for text in (unit * 20_000, f"answer{unit * 20_000}x", f"B{unit * 20_000}x", f"{unit * 20_000}5"):
+        began = time.process_time()
+        assert JUDGES[judge](text, text)
+        assert not JUDGES[judge](text, "something else")
+        assert time.process_time() - began < 2.0
