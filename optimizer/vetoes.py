@@ -7,31 +7,17 @@ USD at 0.98, nearer than most true paraphrases (MiniLM, measured 2026-11-23). Ea
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
-# A number with its unit or currency, so that 5 kg and 5 mg, or $5 and 5 EUR, differ.
-NUMBER = re.compile(
-    r"(?<![\w)])[-−]?[$€£¥]?\s?\d[\d.,:/]*\d|(?<![\w)])[-−]?[$€£¥]?\s?\d|\d+"
-    r"|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand|million|first|second|third)\b",
-    re.IGNORECASE,
-)
-UNIT_AFTER = re.compile(r"\s?(%|°?[CFK]\b|[a-zµ]{1,4}\b)", re.IGNORECASE)
-QUOTED = re.compile(r"\"[^\"]+\"|“[^”]+”|`[^`]+`|(?<!\w)'[^']+'(?!\w)")
-CODE = re.compile(r"```.*?```|[\w.]+\([^)]*\)|[{}\[\]<>=+*^|\\/]+|\b\w+_\w+\b|\b[A-Z][a-z]?\d\w*", re.DOTALL)
-WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-NAME = re.compile(r"\b[A-Z][\w'’-]*")
+from optimizer.differences.polarity import opposed
+from optimizer.differences.quantities import quantities, unit_of
+from optimizer.differences.symbols import symbols
+from optimizer.differences.tense import times
+from optimizer.differences.word_order import in_another_voice, reordered
+from optimizer.differences.words import WORD, words
 
-POLARITY = set(
-    "not no never none nobody nothing neither nor without cannot unless except lack lacks fail fails false untrue "
-    "on off enable disable enabled disabled open close start stop begin end add remove increase decrease rise fall "
-    "more less most least greater smaller larger higher lower longer shorter older younger earlier later before after "
-    "above below over under first last maximum minimum max min best worst better worse good bad positive negative "
-    "true love hate like dislike win lose buy sell import export include exclude allow deny accept reject "
-    "always sometimes all any some every only both either left right north south east west up down out "
-    "legal illegal safe unsafe possible impossible agree disagree same different hot cold new old young "
-    "cause effect causes effects antonym synonym opposite".split()
-)
+QUOTED = re.compile(r"\"[^\"]+\"|“[^”]+”|`[^`]+`|(?<!\w)'[^']+'(?!\w)")
 FRESHNESS = set("today tonight tomorrow yesterday now currently current latest recent recently newest".split())
 # Words that may be there or not without changing what is asked. Prepositions, pronouns, tenses, "and" and "or" are not
 # among them: to Paris is not from Paris, who was is not who is.
@@ -44,7 +30,18 @@ NOT_NAMES = SMALL.union(
     ASKING.split("|"),
     "i you he she we they me my your his her our their and or but if so as to from for with by at on about".split(),
     "into than can could should may might must shall let name give list find explain describe say write q".split(),
+    "am was were did had would".split(),
 )
+# Begin an instruction; elsewhere a capital makes a name of them.
+INSTRUCTIONS = set(
+    "analyse analyze answer calculate classify compare compute convert correct create define discuss draft evaluate "
+    "extract fix generate help identify imagine make outline provide recommend return rewrite set show sort suggest "
+    "summarise summarize translate".split()
+)
+CAPITALISED = re.compile(r"\b[^\W\d_][\w'’-]*")
+BEGINNING = re.compile(r"(?:^|[.!?:;\n])[\s\"'“‘(*-]{0,8}([^\W\d_])")
+UNIT_PLACE = re.compile(r"(?:\d[\s-]?°?|degrees?\s)$")
+CONTRACTED = re.compile(r"['’](?:s|m|re|ve|ll|d)$", re.IGNORECASE)
 # A question that the speaker starts over: "How does, or actually, what does it do?" asks what follows the correction.
 FALSE_START = re.compile(
     rf"^\s*(?:{ASKING})\b(?:\W+\w+){{0,3}}?\W+"
@@ -60,42 +57,42 @@ def veto(left: str, right: str) -> str | None:
     return next((name for name, holds in VETOES.items() if holds(left, right)), None)
 
 
-def _differ(find: Callable[[str], list[str]]) -> Callable[[str, str], bool]:
+def _differ(find: Callable[[str], Sequence[str]]) -> Callable[[str, str], bool]:
     return lambda left, right: find(left) != find(right)
-
-
-def _numbers(text: str) -> list[str]:
-    return [_number(text, match) for match in NUMBER.finditer(text)]
-
-
-def _number(text: str, match: re.Match[str]) -> str:
-    unit = UNIT_AFTER.match(text, match.end())
-    return match[0].strip().lower() + (unit[1].lower() if unit else "")
 
 
 def _quoted(text: str) -> list[str]:
     return [span[1:-1] for span in QUOTED.findall(text)]
 
 
-def _code(text: str) -> list[str]:
-    return CODE.findall(text)
+def _named_differently(left: str, right: str) -> bool:
+    return _names(left, right) != _names(right, left)
 
 
-def _words(text: str) -> list[str]:
-    return [word.lower().replace("’", "'") for word in WORD.findall(text)]
+def _names(text: str, other: str) -> list[str]:
+    """Capitalised words in order, but for those that begin a question, or a sentence where `other` has them small."""
+    small = {word for word in WORD.findall(other) if word.islower()}
+    begins = {match.start(1) for match in BEGINNING.finditer(text)}
+    found: list[str] = []
+    before = 0  # where the capitalised word before this one ended, which began no sentence
+    for match in CAPITALISED.finditer(text):
+        if not match[0][0].isupper() or match[0].lower().replace("’", "'").endswith("n't"):
+            continue
+        if UNIT_PLACE.search(text, max(0, match.start() - 8), match.start()) and unit_of(match[0]):
+            continue  # the numbers look after it
+        name, begun = CONTRACTED.sub("", match[0]), match.start() in begins
+        the_first = name == "I" and before and match.start() == before + 1  # World War I
+        before = 0 if begun else match.end()
+        if the_first or not _is_no_name(name, begun, small):
+            found.append(name if name.isupper() else name.lower())
+    return found
 
 
-def _polarity(text: str) -> list[str]:
-    """Words that turn an answer round."""
-    return sorted(
-        "not" if word.endswith("n't") else word for word in _words(text) if word.endswith("n't") or word in POLARITY
-    )
-
-
-def _names(text: str) -> list[str]:
-    """Capitalised words in order, but for those that begin a question and the like."""
-    found = [re.sub(r"['’]s$", "", match[0]) for match in NAME.finditer(text)]
-    return [name if name.isupper() else name.lower() for name in found if name.lower() not in NOT_NAMES]
+def _is_no_name(name: str, begun: bool, small: set[str]) -> bool:
+    lower = name.lower()
+    if name.isupper() and len(name) > 1:  # IT, WHO, US
+        return False
+    return lower in NOT_NAMES or (begun and (lower in INSTRUCTIONS or lower in small))
 
 
 def _unshared_content(left: str, right: str) -> bool:
@@ -127,7 +124,7 @@ def _content(words: list[str]) -> list[str]:
 
 
 def _freshness(text: str) -> list[str]:
-    return [word for word in _words(text) if word in FRESHNESS]
+    return [word for word in words(text) if word in FRESHNESS]
 
 
 def _scripts(text: str) -> list[str]:
@@ -137,9 +134,13 @@ def _scripts(text: str) -> list[str]:
 
 
 def _swapped(left: str, right: str) -> bool:
-    """The same content words in another order: "from A to B" against "from B to A"."""
-    left_words, right_words = (_content(_words(text)) for text in (left, right))
-    return left_words != right_words and Counter(left_words) == Counter(right_words)
+    """The same content words in another order: "from A to B" against "from B to A", or in another voice."""
+    if in_another_voice(words(left), words(right)):
+        return True
+    left_words, right_words = (_content(list(words(text))) for text in (left, right))
+    if Counter(left_words) == Counter(right_words):
+        return left_words != right_words
+    return reordered(*([word for word in some if word not in NOT_NAMES] for some in (left_words, right_words)))
 
 
 def _fresh(left: str, right: str) -> bool:
@@ -147,12 +148,13 @@ def _fresh(left: str, right: str) -> bool:
 
 
 VETOES: dict[str, Callable[[str, str], bool]] = {
-    "numbers": _differ(_numbers),
+    "numbers": _differ(quantities),
     "quoted text": _differ(_quoted),
-    "code or formula": _differ(_code),
+    "code or formula": _differ(symbols),
     "script": _differ(_scripts),
-    "polarity": _differ(_polarity),
-    "names": _differ(_names),
+    "polarity": opposed,
+    "tense": _differ(times),
+    "names": _named_differently,
     "argument order": _swapped,
     "content words": _unshared_content,
     "freshness": _fresh,

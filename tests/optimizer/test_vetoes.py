@@ -111,3 +111,11 @@ def test_any_two_texts_get_a_known_reason_or_none(left: str, right: str) -> None
 @given(st.text())
 def test_only_freshness_forbids_a_text_its_own_answer(text: str) -> None:
     assert veto(text, text) in {None, "freshness"}
+
+
+@pytest.mark.parametrize("run", [" ", "\n", "a", "é", "1", "²"])
+@pytest.mark.parametrize("name", VETOES)
+def test_a_text_that_is_one_long_run_takes_no_longer_than_others(run: str, name: str) -> None:
+    """To an embedder it is a token, so that nothing keeps it out; were a pattern quadratic, this would take minutes."""
+    text = run * 200_000
+    assert VETOES[name](f"is it {text} 5", f"is it {text} 6") in {True, False}
