@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.intake.admit import Admission, Admitted, Form
+from serving.intake.admit import MAX_REMEMBERED_CHARACTERS, Admission, Admitted, Form
 from serving.intake.files import BadInput
 from serving.intake.ids import Ids, must_be_unique
 from serving.intake.render import PlainRenderer, Renderer
@@ -250,6 +250,56 @@ def test_the_frame_is_all_but_the_last_message(read: Read) -> None:
 def test_the_frame_changes_with_the_messages_before(read: Read) -> None:
     other = [{"role": "system", "content": "be long"}, ASKED["messages"][1]]
     assert one(read(body(messages=other))).frame != one(read(body())).frame
+
+
+CHAT = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "name a river"},
+    {"role": "assistant", "content": "the Ebro"},
+    {"role": "user", "content": "continue"},
+]
+
+
+@pytest.mark.parametrize("place", range(len(CHAT) - 1))
+@pytest.mark.parametrize("change", ["content", "role", "left out", "twice"])
+@pytest.mark.parametrize("padding", ["", "x" * MAX_REMEMBERED_CHARACTERS], ids=["short", "long"])
+def test_the_frame_changes_with_every_turn_before(read: Read, place: int, change: str, padding: str) -> None:
+    before = [{**turn, "content": turn["content"] + padding} for turn in CHAT[:-1]]
+    turn = before[place]
+    other = {"role": "user" if turn["role"] != "user" else "assistant"} if change == "role" else {}
+    turns = {"left out": [], "twice": [turn, turn], "content": [{**turn, "content": turn["content"] + "."}]}
+    changed = [*before[:place], *turns.get(change, [{**turn, **other}]), *before[place + 1 :]]
+    one_way, other_way = (one(read(body(messages=[*turns, CHAT[-1]]))) for turns in (before, changed))
+    assert one_way.text == other_way.text == "continue"
+    assert one_way.frame != other_way.frame
+    assert one_way.key != other_way.key
+
+
+def test_the_frame_changes_with_the_schema_of_the_answer(read: Read) -> None:
+    schemas = ({"type": "object", "properties": {name: {"type": "string"}}} for name in ("city", "town"))
+    formats = [{"type": "json_schema", "json_schema": {"name": "a", "schema": schema}} for schema in schemas]
+    one_way, other_way = (one(read(body(response_format=form))) for form in formats)
+    assert one_way.frame != other_way.frame
+
+
+def test_frames_tell_the_endpoints_apart(read: Read) -> None:
+    bare = {"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "hi"}}
+    chat = body(messages=[{"role": "user", "content": "hi"}])
+    assert one(read(bare)).frame != one(read(chat)).frame
+
+
+def test_near_duplicates_are_not_looked_for_across_scopes(read: Read) -> None:
+    assert one(read(body(), scope="tenant a")).frame != one(read(body(), scope="tenant b")).frame
+
+
+def test_neither_keys_nor_frames_are_shared_across_adapters(read: Read) -> None:
+    rows = [one(read(body(model=name), adapters=frozenset({"poet", "clerk"}))) for name in ("poet", "clerk", "full")]
+    assert len({row.key for row in rows}) == len({row.frame for row in rows}) == 3
+
+
+@pytest.mark.parametrize("name", ["tools", "tool_choice", "functions", "logit_bias", "chat_template_kwargs"])
+def test_what_no_frame_holds_is_refused(read: Read, name: str) -> None:
+    assert refused(read(body(**{name: []}))).code == "E_FIELD_FORBIDDEN"
 
 
 def test_the_frame_changes_with_the_role_of_the_last_message(read: Read) -> None:
