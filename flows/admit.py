@@ -1,12 +1,12 @@
 """The first stage: which rows are valid requests? Only a child process turns text from outside into values."""
 
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
 
 from flows.limits import StopReason
 from flows.open import Work
+from flows.scope import digest_of, scope_of
 from serving.config import BadJob, Job
 from serving.intake.admit import Form
 from serving.intake.files import InputFile
@@ -15,7 +15,6 @@ from serving.intake.order import ModelText, Order
 from serving.intake.process import AskedToStop, admit_apart
 from serving.intake.template import BadTemplate, Template
 from serving.models.folder import ModelFolder
-from serving.records import canonical_json
 from serving.store.parts import read_manifest
 
 Figures = dict[str, Any]
@@ -27,15 +26,15 @@ def admit(work: Work) -> Figures:
     if (done := read_manifest(work.run.admitted)) is None:
         work.progress.say(f"reading {', '.join(file.name for file in work.inputs)}")
         try:
-            admit_apart(_order(work), lambda: _interrupted(work), _Telling(work).rows)
+            admit_apart(_order(work), lambda: interrupted(work), _Telling(work).rows)
         except AskedToStop:
             raise KeyboardInterrupt from None
         done = work.run.stage(work.run.admitted)
     return done.figures
 
 
-def _interrupted(work: Work) -> bool:
-    """A budget or a deadline stops the stages that cost something; a person stops this one."""
+def interrupted(work: Work) -> bool:
+    """A budget or a deadline stops the stages that cost something; a person stops those that cost nothing."""
     return work.asked_to_stop() and work.stopped is StopReason.INTERRUPTED
 
 
@@ -54,7 +53,8 @@ class _Telling:
 
 def _order(work: Work) -> Order:
     models = list(work.models.values())
-    return order_of(work.job, work.inputs, work.run.admitted.parent, models, _scope(work))
+    scope = digest_of(scope_of(work.run.facts["fingerprint"]))
+    return order_of(work.job, work.inputs, work.run.admitted.parent, models, scope)
 
 
 def order_of(job: Job, inputs: list[InputFile], folder: Path, models: list[ModelFolder], scope: str) -> Order:
@@ -77,13 +77,6 @@ def _form(job: Job, models: list[ModelFolder], scope: str) -> Form:
         reading=Reading(job.dataset.delimiter, job.dataset.max_ratio),
         adapters=frozenset(job.model.adapters),
     )
-
-
-def _scope(work: Work) -> str:
-    """What two runs must have in common for their keys to mean the same."""
-    fingerprint = work.run.facts["fingerprint"]
-    parts = {name: fingerprint[name] for name in ("tenant", "model", "models", "engine", "route")}
-    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
 def _template(key: str, text: str | None, needs_column: bool = True) -> Template | None:

@@ -23,6 +23,7 @@ from serving.store.segments import Span, read_rows
 
 Figures = dict[str, Any]
 CHAIN = "shared"
+OF_A_MODEL = pa.array([Source.ENGINE.value, Source.EARLIER.value])  # to this very request, now or in an earlier run
 BANDS = (0.97, 0.99)  # of similarity, in which promises are made apart where that costs few audits
 MOST_AUDITED = 0.1  # of a stratum's rows; where bands would need more, all near-duplicates are one stratum
 
@@ -81,7 +82,7 @@ def share(work: Work) -> Figures:
     row, answered_by = near.row[there], near.answered_by[there]
     members, chain = Members.of(work), work.writer.chain(CHAIN)
     for table in read_rows(work.run.segments):
-        ran = table.filter(pc.equal(table["source"], Source.ENGINE.value))
+        ran = table.filter(pc.is_in(table["source"], OF_A_MODEL))
         here = np.isin(answered_by, ran["row"].to_numpy())
         if here.any():
             chain.seal(Span(shared_rows(ran, row[here], answered_by[here], members)))

@@ -2,6 +2,7 @@
 
 from flows.admit import admit
 from flows.certify import draw_audits
+from flows.earlier import take_earlier
 from flows.stages import collapse, route
 
-DECISIONS = (admit, collapse, draw_audits, route)
+DECISIONS = (admit, collapse, take_earlier, draw_audits, route)

@@ -18,7 +18,7 @@ Rows = NDArray[np.int64]
 Few = NDArray[np.int8]  # places in SOURCES or ENDPOINTS
 SOURCES, ENDPOINTS = tuple(Source), tuple(Endpoint)
 NO_ROWS = np.empty(0, np.int64)
-RUN, EQUAL = SOURCES.index(Source.ENGINE), SOURCES.index(Source.EXACT)
+RUN, EQUAL, TAKEN = (SOURCES.index(source) for source in (Source.ENGINE, Source.EXACT, Source.EARLIER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,11 @@ class Members:
 
 def done_rows(work: Work) -> Rows:
     return _numbers(list(read_rows(work.run.segments, ["row"])), "row")
+
+
+def ran_any(work: Work) -> bool:
+    """True if an engine has had a row of this run; what was taken from earlier runs, none has."""
+    return any(_is(table["source"], Source.ENGINE.value).any() for table in read_rows(work.run.segments, ["source"]))
 
 
 def answered_any(work: Work, lane: Lane) -> bool:

@@ -18,6 +18,7 @@ from optimizer.catalogue.catalogue import Catalogue
 from serving.config import BadJob, Job
 from serving.engine_config import NO_ADAPTERS, Adapters
 from serving.engines.fork_server import ForkServers
+from serving.engines.open import computed_in
 from serving.intake.admit import POLICY_VERSION
 from serving.intake.files import InputFile, open_inputs, sha256_of_files
 from serving.judges.command import Command
@@ -158,7 +159,7 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
         "models": files,  # each file with its sha256
         "price": stated_price,
         "versions": _versions(),
-        "machine": {"host_cpu": platform.processor() or platform.machine(), "python": platform.python_version()},
+        "machine": _machine(job),
         "created_unix_s": _now_unix_s(),
     }
     run = Run(runs / make_run_id(job.dataset.path, fingerprint))
@@ -244,6 +245,12 @@ def _price_from(facts: dict[str, Any]) -> Price:
     text_of = {name: value for name, value in facts.items() if name not in {"source", "as_of"}}
     money = {name: None if text is None else Decimal(text) for name, text in text_of.items()}
     return Price(facts["source"], facts["as_of"], **money)
+
+
+def _machine(job: Job) -> dict[str, str]:
+    told = {"host_cpu": platform.processor() or platform.machine(), "python": platform.python_version()}
+    dtype = computed_in(job.engine)
+    return told if dtype is None else {**told, "dtype": dtype}
 
 
 def _versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from flows.decisions import DECISIONS
 from flows.elsewhere import elsewhere
 from flows.forecast import Basis, Forecast, bases, forecast, in_words
 from flows.lane import lanes_to_run
-from flows.members import Rows, done_rows, most_pending_rows
+from flows.members import Rows, done_rows, most_pending_rows, ran_any
 from flows.open import Work
 from flows.settlement import book_the_past
 from flows.terminal import in_columns
@@ -50,7 +50,7 @@ class Plan:
     run_id: str
     rows_in: int
     refused: int
-    duplicates: int  # rows that share another's answer
+    duplicates: int  # rows that share the answer of one that is to run
     done: int
     to_run: int
     engine: str
@@ -78,15 +78,14 @@ def plan(work: Work) -> Plan:
         played = choose(work, lanes)
         told = plan_ahead(work, lanes)
         admitted = work.run.stage(work.run.admitted)
-        members = work.run.stage(work.run.collapsed)
-        to_run = sum(len(rows) for _, rows in lanes)
+        to_run, done = sum(len(rows) for _, rows in lanes), len(done_rows(work))
         rows = admitted.rows("requests")
         return Plan(
             run_id=work.run.run_id,
             rows_in=rows + admitted.rows("refusals"),
             refused=admitted.rows("refusals"),
-            duplicates=rows - members.figures["representatives"],
-            done=len(done_rows(work)),
+            duplicates=rows - done - to_run,
+            done=done,
             to_run=to_run,
             engine=work.job.engine.kind,
             forecast=told,
@@ -124,7 +123,7 @@ def plan_ahead(work: Work, lanes: Pending) -> Forecast | None:
     if not lanes or basis is None:
         return None
     told = forecast(work, _with(lanes, basis), work.run.spent_usd())
-    if not len(done_rows(work)):
+    if not ran_any(work):
         write_prediction(work.run, "plan", told)
     work.progress.say(f"expected: {in_words(told)}")
     return told
@@ -145,7 +144,7 @@ def _tried(work: Work, lanes: Pending, played: dict[int, Forecast]) -> list[Alte
 
 
 def _routes(work: Work) -> list[ToQuantized]:
-    if work.job.model.quantized is None or len(done_rows(work)):
+    if work.job.model.quantized is None or ran_any(work):
         return []
     return [to for to in ROUTES if to != work.job.route.to_quantized]
 

@@ -1,6 +1,7 @@
 """Finished requests as rows of a segment: each with its charge, and every row that shares its answer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flows.members import ENDPOINTS, SOURCES, Few, Members, Rows
+from flows.members import ENDPOINTS, RUN, SOURCES, TAKEN, Few, Members, Rows
 from optimizer.cost import Charges
 from serving.own_json import own_json
 from serving.records import Completion, Lane, Outcome, Source, Usage
@@ -65,13 +66,37 @@ def shared_rows(ran: pa.Table, row: Rows, answered_by: Rows, members: Members) -
     """A row of SEGMENT for each near-duplicate: the answer of the row that ran for it, at no cost."""
     by_row = np.argsort(ran["row"].to_numpy())
     place = by_row[np.searchsorted(ran["row"].to_numpy()[by_row], answered_by)]
+    own = _at_no_cost(row, answered_by, pa.repeat(Source.SEMANTIC.value, len(row)), members)
+    return _with(own, ran.take(pa.array(place)))
+
+
+def earlier_rows(taken: pa.Table, lane: Lane, members: Members) -> pa.RecordBatch:
+    """A row of SEGMENT for each row of EARLIER, and for all that equal it: what it used is as it was in the run that
+    answered it, at no cost."""
+    first = taken["row"].to_numpy()
+    served = members.served_by(first)
+    source = np.where(served.source == RUN, TAKEN, served.source).astype(np.int8)
+    count, none = len(served.row), pa.nulls(len(served.row), pa.string())
+    own = {
+        **_at_no_cost(served.row, first[served.answer], _texts(SOURCES, source), members),
+        "outcome": pa.repeat(Outcome.ANSWERED.value, count),
+        "lane": pa.repeat(lane.name, count),
+        "model": pa.repeat(lane.model, count),
+        "error_code": none,
+        "error_reason": none,
+    }
+    return _with(own, taken.take(pa.array(served.answer)))
+
+
+def _at_no_cost(row: Rows, answered_by: Rows, source: pa.Array, members: Members) -> dict[str, Any]:
+    """The columns that are a row's own, where another has what an engine said."""
     custom_id, endpoint = members.named(row)
     nothing = pa.nulls(len(row), pa.float64())
-    own = {
+    return {
         "row": row,
         "custom_id": custom_id,
         "endpoint": _texts(ENDPOINTS, endpoint),
-        "source": pa.repeat(Source.SEMANTIC.value, len(row)),
+        "source": source,
         "answered_by": answered_by,
         "queue_s": nothing,
         "prefill_s": nothing,
@@ -79,8 +104,10 @@ def shared_rows(ran: pa.Table, row: Rows, answered_by: Rows, members: Members) -
         "engine_s": np.zeros(len(row)),
         "usd": usd_column(np.zeros(len(row), np.int64)),
     }
-    taken = ran.take(pa.array(place)).combine_chunks()
-    columns = [pa.array(own[name]) if name in own else taken[name].combine_chunks() for name in SEGMENT.names]
+
+
+def _with(own: dict[str, Any], copied: pa.Table) -> pa.RecordBatch:
+    columns = [pa.array(own[name]) if name in own else copied[name].combine_chunks() for name in SEGMENT.names]
     return pa.RecordBatch.from_arrays(columns, schema=SEGMENT)
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flows.limits import Stopped
+from flows.members import done_rows
 from flows.near import Near
 from flows.open import Work
 from flows.settlement import close, waste
@@ -31,6 +32,7 @@ from optimizer.route import route as lane_of
 from serving.records import Overhead, sampling_from_json
 from serving.store.durable import drop_unfinished, remove
 from serving.store.parts import PartWriter, read_manifest
+from serving.store.run import Run
 from serving.store.schemas import MEMBERS, PAIRS, ROUTES
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def collapse(work: Work) -> Figures:
     if (done := read_manifest(work.run.collapsed)) is not None:
         return done.figures
     reuse = work.job.reuse
-    found = _keyed(work)
+    found = keyed(work.run)
     rows = found.rows
     exact = exact_representatives(rows, found.keys, found.repeatable & reuse.exact)
     near = _compare(work, np.unique(exact[found.repeatable])) if reuse.semantic else Compared()
@@ -82,8 +84,8 @@ def collapse(work: Work) -> Figures:
     return figures
 
 
-def _keyed(work: Work) -> Keyed:
-    requests = work.run.stage(work.run.admitted)
+def keyed(run: Run) -> Keyed:
+    requests = run.stage(run.admitted)
     count = requests.rows("requests")
     found = Keyed(np.empty(count, np.int64), np.empty((count, 4), np.uint64), np.empty(count, np.bool_))
     start = 0
@@ -151,10 +153,11 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 
 def route(work: Work) -> Figures:
-    """Which lane answers each representative?"""
+    """Which lane answers each representative that has no answer yet?"""
     if (done := read_manifest(work.run.routed)) is not None:
         return done.figures
-    representatives, answering = _representatives(work), Near.of(work).answered_by
+    representatives = np.setdiff1d(_representatives(work), done_rows(work))  # but for what an earlier run has answered
+    answering = Near.of(work).answered_by
     rule = work.job.route
     parts = PartWriter(work.run.routed.parent, "route", {"routes": ROUTES})
     for part in work.run.stage(work.run.admitted).tables("requests", ["row", "prompt_tokens", "adapter"]):

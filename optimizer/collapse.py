@@ -13,6 +13,7 @@ from serving.records import Source
 Rows = NDArray[np.int64]  # row numbers; not contiguous, since refused rows have numbers too
 Keys = NDArray[np.uint64]  # (rows, 4): a sha256 each
 SOURCES = tuple(Source)
+NOWHERE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,13 @@ def exact_representatives(rows: Rows, keys: Keys, repeatable: NDArray[np.bool_])
     begun_at = np.maximum.accumulate(np.where(begins, np.arange(len(places)), 0))
     first[places[by_key]] = rows[places[by_key[begun_at]]]
     return first
+
+
+def first_equal(keys: Keys, among: Keys) -> Rows:
+    """For each key the place of the first of `among` that equals it, or NOWHERE."""
+    rows = np.arange(len(among) + len(keys))
+    first = exact_representatives(rows, np.concatenate([among, keys]), np.ones(len(rows), np.bool_))[len(among) :]
+    return np.where(first < len(among), first, NOWHERE)
 
 
 def judge_pairs(near: Iterable[tuple[int, int, float]], texts: Mapping[int, str]) -> list[Pair]:

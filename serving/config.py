@@ -163,6 +163,7 @@ class EngineSection(Section):
 
 class ReuseSection(Section):
     exact: bool = True
+    earlier: bool = True  # what an earlier run has answered is taken from there; not without `exact`
     semantic: bool = False  # near-duplicates share an answer where an audit certifies it, else they are run
     min_similarity: float = Field(0.95, gt=0, le=1)  # cosine that a near-duplicate must reach
     embedder: str = "models/all-minilm-l6-v2"
@@ -268,11 +269,16 @@ class Job(Section):
         parts["model"] = self.model.model_dump(exclude=set() if self.model.adapters else {"adapters"})
         by_length = self.route.to_quantized in ("short", "auto")
         # A key that is switched off changes nothing, so it names no other run.
-        parts["reuse"] = self.reuse.model_dump(exclude=set() if self.reuse.semantic else {"min_similarity", "embedder"})
+        parts["reuse"] = self.reuse.model_dump(exclude=self._reuse_left_as_it_is)
         parts["route"] = self.route.model_dump(include=None if by_length else {"to_quantized"})
         if self.reuse.semantic:
             parts["quality"] = self.quality.settings_that_change_a_verdict()
         return {**parts, "dataset": dataset, "engine": engine, "tenant": self.tenant.name}
+
+    @property
+    def _reuse_left_as_it_is(self) -> set[str]:
+        of_near = set() if self.reuse.semantic else {"min_similarity", "embedder"}
+        return of_near | ({"earlier"} if self.reuse.earlier else set())
 
 
 def load_job(path: Path, overrides: list[str] | None = None) -> Job:

@@ -36,6 +36,7 @@ class Source(StrEnum):
     ENGINE = "engine"  # the row itself was run
     EXACT = "exact"  # another row with the same key was run
     SEMANTIC = "semantic"  # a near-duplicate row was run
+    EARLIER = "earlier"  # an earlier run had answered a row with the same key
 
 
 class Message(Struct, frozen=True):

@@ -23,6 +23,7 @@ from serving.store.predictions import predictions
 from serving.store.run import Run, all_runs
 from serving.store.schemas import (
     CERTIFICATES,
+    EARLIER,
     MEMBERS,
     NEAR,
     PAIRS,
@@ -68,6 +69,7 @@ VIEW_SCHEMAS = {
     "refusals": REFUSED,
     "pairs": PAIRS,
     "members": MEMBERS,
+    "earlier": EARLIER,
     "near": NEAR,
     "routes": ROUTES,
     "verdicts": VERDICTS,

@@ -67,6 +67,10 @@ class Run:
         return self.folder / "decisions" / "collapse.json"
 
     @property
+    def earlier(self) -> Path:
+        return self.folder / "decisions" / "earlier.json"
+
+    @property
     def routed(self) -> Path:
         return self.folder / "decisions" / "route.json"
 
@@ -80,7 +84,7 @@ class Run:
 
     @property
     def stages(self) -> tuple[Path, ...]:
-        return (self.admitted, self.collapsed, self.audited, self.routed, self.certified)
+        return (self.admitted, self.collapsed, self.earlier, self.audited, self.routed, self.certified)
 
     @property
     def segments(self) -> Path:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from serving.records import Choice, Endpoint, Message, Refusal, Request, sampling_from_json
 
 USD = pa.decimal128(24, 12)
+USED = ("prompt_tokens", "cached_tokens", "completion_tokens", "drafted_tokens", "accepted_tokens")  # of SEGMENT
 ASKED = ["row", "custom_id", "endpoint", "messages", "sampling", "adapter", "prompt_token_ids"]  # of a request
 
 _ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
@@ -121,6 +122,14 @@ SEGMENT = pa.schema(
         ("usd", USD),
         ("error_code", pa.string()),
         ("error_reason", pa.string()),
+    ]
+)
+EARLIER = pa.schema(
+    [
+        ("row", pa.int64()),  # the first with its key
+        ("from_run", pa.string()),  # that has answered the same key; it may be gone by now
+        ("from_row", pa.int64()),
+        *(SEGMENT.field(name) for name in ("choices", *USED)),
     ]
 )
 NO_ROWS = pa.RecordBatch.from_pylist([], SEGMENT)

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from serving.records import Source
 from serving.store.finished import is_finished, verify_finished
 from serving.store.parts import read_manifest, verify_parts
 from serving.store.predictions import predictions
 from serving.store.run import Run, make_run_id
-from serving.store.schemas import REQUESTS
+from serving.store.schemas import EARLIER, REQUESTS
 from serving.store.sealed import Corrupt, read_sealed
 from serving.store.segments import journals, read_rows, read_segments, verify_segments
 from serving.store.writer import last_epoch, taken_file
@@ -36,6 +38,7 @@ def verify(run: Run) -> Checked:
     said = len({told.made for told in predictions(run)})
     segments = verify_segments(run.segments)
     rows = _verify_rows(run)
+    _verify_earlier(run)
     return Checked(1 + files + len(manifests) + len(writers) + said + segments + vouched, rows)
 
 
@@ -69,6 +72,15 @@ def _verify_rows(run: Run) -> int:
     if is_finished(run) and (len(rows) != len(requests) or journals(run.segments)):
         raise Corrupt(f"{run.folder}: {len(rows)} rows are settled, {len(requests)} were admitted")
     return len(rows)
+
+
+def _verify_earlier(run: Run) -> None:
+    """No row has the answer of an earlier run but those of which that was decided."""
+    decided = read_manifest(run.earlier)
+    known = np.empty(0, np.int64) if decided is None else decided.read("earlier", EARLIER, ["row"])["row"].to_numpy()
+    for table in read_rows(run.segments, ["row", "source"]):
+        taken = table.filter(pc.equal(table["source"], Source.EARLIER.value))["row"].to_numpy()
+        _all_in(taken, known, f"{run.segments}: row %s has an earlier run's answer, but {run.earlier} does not list it")
 
 
 def _all_in(rows: Rows, known: Rows, otherwise: str) -> None:

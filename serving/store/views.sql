@@ -93,19 +93,22 @@ WITH step AS (
     SELECT run_id, 2, 'near-duplicates', sum(full_usd)
     FROM rows_at_full_rates WHERE source = 'semantic' GROUP BY run_id
     UNION ALL
-    SELECT run_id, 3, 'quantized lane', sum(full_usd) - sum(usd)
+    SELECT run_id, 3, 'answers of earlier runs', sum(full_usd)
+    FROM rows_at_full_rates WHERE source = 'earlier' GROUP BY run_id
+    UNION ALL
+    SELECT run_id, 4, 'quantized lane', sum(full_usd) - sum(usd)
     FROM rows_at_full_rates WHERE source = 'engine' AND lane = 'quantized' GROUP BY run_id
     UNION ALL
-    SELECT run_id, 4, 'full lane, measured against estimated', sum(full_usd) - sum(usd)
+    SELECT run_id, 5, 'full lane, measured against estimated', sum(full_usd) - sum(usd)
     FROM rows_at_full_rates WHERE source = 'engine' AND lane = 'full' GROUP BY run_id
     UNION ALL
-    SELECT run_id, 5, 'start-up of the quantized lane', -sum(usd)
+    SELECT run_id, 6, 'start-up of the quantized lane', -sum(usd)
     FROM overheads WHERE kind = 'start_up' AND lane = 'quantized' GROUP BY run_id
     UNION ALL
-    SELECT run_id, 6, 'further start-ups of the full lane', min(usd) - sum(usd)
+    SELECT run_id, 7, 'further start-ups of the full lane', min(usd) - sum(usd)
     FROM overheads WHERE kind = 'start_up' AND lane = 'full' GROUP BY run_id HAVING count(*) > 1
     UNION ALL
-    SELECT run_id, 7, kind, -sum(usd) FROM overheads WHERE kind <> 'start_up' GROUP BY run_id, kind
+    SELECT run_id, 8, kind, -sum(usd) FROM overheads WHERE kind <> 'start_up' GROUP BY run_id, kind
 )
 SELECT step.run_id, place, step, saved_usd FROM step JOIN baselines USING (run_id) WHERE saved_usd <> 0;
 

@@ -7,11 +7,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from optimizer.collapse import (
+    NOWHERE,
     SOURCES,
     Assignments,
     Pair,
     assign,
     exact_representatives,
+    first_equal,
     judge_pairs,
     star_cover,
 )
@@ -45,6 +47,14 @@ def representatives(rows: Keyed) -> dict[int, int]:
     keys = np.array([key for _, key, _ in rows], np.uint64).reshape(-1, 4)
     found = exact_representatives(numbers, keys, np.array([drawn for _, _, drawn in rows], np.bool_))
     return dict(zip(numbers.tolist(), found.tolist(), strict=True))
+
+
+@given(st.lists(KEYS), st.lists(KEYS))
+def test_a_key_is_found_at_the_first_place_of_those_that_equal_it_in_every_bit(
+    keys: list[tuple[int, ...]], among: list[tuple[int, ...]]
+) -> None:
+    found = first_equal(*(np.array(some, np.uint64).reshape(-1, 4) for some in (keys, among)))
+    assert found.tolist() == [among.index(key) if key in among else NOWHERE for key in keys]
 
 
 def assigned(exact: dict[int, int], served: dict[int, int]) -> dict[int, tuple[int, Source]]:

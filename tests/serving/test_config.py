@@ -312,6 +312,7 @@ def test_a_job_file_is_utf8(tmp_path: Path) -> None:
         "sampling.max_tokens=9",
         "sampling.temperature=0.5",
         "reuse.exact=false",
+        "reuse.earlier=false",
         "engine.kind=echo",
         "engine.dtype=float32",
         "dataset.prompt={{text}}",

@@ -21,11 +21,12 @@ def flip(file: Path) -> None:
 
 
 def test_a_sound_run_is_counted(run: Run) -> None:
-    # Parquet files: requests, refusals, members, routes (no pair was compared), each stage with its manifest. Each
-    # segment is two files. Of the one writer, who it was and how it ended. The seal vouches for run.json, three stages,
-    # two output files, the head of one chain and the end of its writer: 8. And run.json itself. Rows: all admitted.
+    # Parquet files: requests, refusals, members, routes (no pair was compared, and no answer taken); each of the four
+    # stages with its manifest. Each segment is two files. Of the one writer, who it was and how it ended. The seal
+    # vouches for run.json, four stages, two output files, the head of one chain and the end of its writer: 9. And
+    # run.json itself. Rows: all admitted.
     assert verify(run).rows == 5
-    assert verify(run).files == 4 + 3 + 2 * len(read_segments(run.segments)) + 2 + 8 + 1
+    assert verify(run).files == 4 + 4 + 2 * len(read_segments(run.segments)) + 2 + 9 + 1
 
 
 def test_every_flipped_byte_of_any_file_that_counts_is_found(run: Run) -> None:
