@@ -113,9 +113,10 @@ def _rows(receipt: Receipt) -> list[str]:
         f"  collapsed   {exact + near:>6} = {exact} exact duplicates + {near} near-duplicates"
         f" ({receipt.vetoed_pairs} near pairs vetoed)",
     ]
+    lines += [f"              {line}" for line in _promise(receipt)]
     if earlier := sources.get("earlier", 0):
         lines.append(f"  earlier     {earlier:>6} answered by earlier runs, and paid for there")
-    return [*lines, *(f"              {line}" for line in _promise(receipt))]
+    return lines
 
 
 def _promise(receipt: Receipt) -> list[str]:
