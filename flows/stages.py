@@ -1,20 +1,19 @@
 """Collapse, route and publish: plain functions over an open job. A complete stage is not run again."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flows.limits import Stopped
 from flows.members import done_rows
 from flows.near import Near
+from flows.neighbours import Compared, compare
 from flows.open import Work
-from flows.settlement import close, waste
 from optimizer.collapse import (
     SOURCES,
     Keys,
@@ -23,24 +22,17 @@ from optimizer.collapse import (
     assign,
     copies_of,
     exact_representatives,
-    judge_pairs,
     star_cover,
 )
-from optimizer.cost import usd_of_time
 from optimizer.route import ToQuantized
 from optimizer.route import route as lane_of
-from serving.records import Overhead, sampling_from_json
+from serving.records import sampling_from_json
 from serving.store.durable import drop_unfinished, remove
 from serving.store.parts import PartWriter, read_manifest
 from serving.store.run import Run
 from serving.store.schemas import MEMBERS, PAIRS, ROUTES
 
-if TYPE_CHECKING:
-    from serving.reuse.embed import Embedder, Vectors
-
 Figures = dict[str, Any]
-EMBED_ROWS = 256
-EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +44,6 @@ class Keyed:
     repeatable: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Which rows lie near each other in meaning, and what it cost to find out."""
-
-    pairs: list[Pair] = field(default_factory=list)
-    overheads: list[Overhead] = field(default_factory=list)
-
-
 def collapse(work: Work) -> Figures:
     """Which rows may share an answer? Equal keys; and near-duplicates, where the job asks for them."""
     if (done := read_manifest(work.run.collapsed)) is not None:
@@ -68,7 +52,7 @@ def collapse(work: Work) -> Figures:
     found = keyed(work.run)
     rows = found.rows
     exact = exact_representatives(rows, found.keys, found.repeatable & reuse.exact)
-    near = _compare(work, np.unique(exact[found.repeatable])) if reuse.semantic else Compared()
+    near = compare(work, np.unique(exact[found.repeatable])) if reuse.semantic else Compared()
     members = assign(rows, exact, star_cover(near.pairs, copies_of(near.pairs, exact)))
 
     parts = PartWriter(work.run.collapsed.parent, "collapse", {"pairs": PAIRS, "members": MEMBERS})
@@ -77,7 +61,8 @@ def collapse(work: Work) -> Figures:
     parts.add_table("members", pa.table([rows, exact, members.answered_by, source], schema=MEMBERS))
     representatives = int((members.answered_by == rows).sum())
     overheads = [{**asdict(line), "usd": str(line.usd)} for line in near.overheads]
-    figures = parts.finish({"representatives": representatives, "overheads": overheads}).figures
+    told = {"representatives": representatives, "overheads": overheads, "neighbours": near.figures}
+    figures = parts.finish(told).figures
     for line in near.overheads:
         work.limits.spend(line.usd)
         remove(work.run.meter_file(str(line.engine)))  # what it shows is booked
@@ -101,50 +86,6 @@ def _of_each(column: pa.ChunkedArray, tell: Callable[[Any], Any]) -> pa.Array:
     """What `tell` says of each value; it is asked once for equal ones, of which a column often has few."""
     values = column.combine_chunks().dictionary_encode(null_encoding="encode")
     return pa.array([tell(value) for value in values.dictionary.to_pylist()]).take(values.indices)
-
-
-def _compare(work: Work, rows: Rows) -> Compared:
-    """On a meter, since embedding is billed: the line that books it goes into the stage's manifest."""
-    with work.metered(EMBEDDING) as meter:
-        try:
-            pairs = _near_duplicates(work, rows)
-        except Stopped:
-            close(work, meter.name, EMBEDDING, [waste(work, meter.name, EMBEDDING, work.limits.lap(), 0)])
-            raise
-        seconds = work.limits.lap()
-        usd = usd_of_time(work.price, seconds)
-        return Compared(pairs, [Overhead(EMBEDDING, None, round(seconds, 3), usd, engine=meter.name)])
-
-
-def _near_duplicates(work: Work, rows: Rows) -> list[Pair]:
-    from serving.reuse.embed import SentenceEmbedder
-    from serving.reuse.neighbours import near_pairs
-
-    embedder = SentenceEmbedder(work.embedder)
-    frames: dict[int, str] = {}
-    texts: dict[int, str] = {}
-    for part in work.run.stage(work.run.admitted).tables("requests", ["row", "frame", "text"]):
-        for request in part.filter(pa.array(np.isin(part["row"], rows))).to_pylist():
-            if not embedder.truncates(request["text"]):
-                frames[request["row"]], texts[request["row"]] = request["frame"], request["text"]
-    whole = list(texts)
-    if len(whole) < 2:
-        return []
-    work.progress.say(f"comparing {len(whole)} prompts in meaning")
-    vectors = np.concatenate([_embed(work, embedder, [texts[row] for row in block]) for block in _blocks(whole)])
-    near = near_pairs(vectors, list(frames.values()), work.job.reuse.min_similarity)
-    return judge_pairs(((whole[left], whole[right], similarity) for left, right, similarity in near), texts)
-
-
-def _blocks(rows: list[int]) -> list[list[int]]:
-    return [rows[start : start + EMBED_ROWS] for start in range(0, len(rows), EMBED_ROWS)]
-
-
-def _embed(work: Work, embedder: "Embedder", texts: list[str]) -> "Vectors":
-    """One block of texts; between blocks the run shows that it is alive, and can be stopped."""
-    if work.asked_to_stop():
-        raise Stopped
-    return embedder.embed(texts)
 
 
 def _pair(pair: Pair) -> dict[str, Any]:

@@ -12,6 +12,11 @@ Vectors = NDArray[np.float32]  # (rows, dim), each row of length 1, so that an i
 
 
 class Embedder(Protocol):
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens of a text that it sees; None where it sees whole texts."""
+        ...
+
     def embed(self, texts: Sequence[str]) -> Vectors: ...
 
     def truncates(self, text: str) -> bool:
@@ -31,17 +36,24 @@ class SentenceEmbedder:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
+    @property
+    def max_seq_length(self) -> int | None:
+        limit: int | None = self._model.max_seq_length
+        return limit
+
     def embed(self, texts: Sequence[str]) -> Vectors:
         vectors = self._model.encode(list(texts), normalize_embeddings=True, batch_size=32, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)
 
     def truncates(self, text: str) -> bool:
-        limit = self._model.max_seq_length
+        limit = self.max_seq_length
         return limit is not None and len(self._tokenizer.encode(text).ids) > limit
 
 
 class HashEmbedder:
     """The shipped double: a bag of hashed words. Deterministic, needs no model, sees whole texts."""
+
+    max_seq_length = None
 
     def __init__(self, dim: int = 256) -> None:
         self._dim = dim

@@ -22,7 +22,7 @@ def finish(run: Run) -> None:
     said = prediction_files(run)
     files = (
         run.folder / "run.json",
-        *(stage for stage in run.stages if stage.exists()),
+        *(stage for stage in run.manifests if stage.exists()),
         *said,
         *sorted(ends),
         *heads.values(),

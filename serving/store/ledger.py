@@ -51,6 +51,8 @@ SEGMENTS = """CREATE TABLE segments (run_id VARCHAR, file VARCHAR, epoch INTEGER
     decode_s_per_token DOUBLE)"""
 PREDICTIONS = """CREATE TABLE predictions (run_id VARCHAR, made VARCHAR, lane VARCHAR, factor VARCHAR,
     predicted DOUBLE, low_90 DOUBLE, high_90 DOUBLE)"""
+SEARCHES = """CREATE TABLE searches (run_id VARCHAR, rows BIGINT, texts BIGINT, pairs BIGINT, lists BIGINT,
+    asked BIGINT, found BIGINT)"""
 STAMPED = ("*/run.json", "*/admitted/*.json", "*/decisions/*.json", "*/predictions/*.json")
 SPILL = ".spill"  # where a query that is too large for its memory goes on, below the runs
 LOCKED_DOWN = (
@@ -192,7 +194,7 @@ def _named(name: str, sql: str) -> NamedQuery:
 def _fill(ledger: "duckdb.DuckDBPyConnection", runs: Path, only: Run | None) -> list[str]:
     """Make all tables and views; returns the files that they read."""
     ledger.execute("SET enable_progress_bar = false")  # a receipt goes to files and pipes as well
-    for statement in (RUNS, OVERHEADS, SEGMENTS, PREDICTIONS, UNREADABLE):
+    for statement in (RUNS, OVERHEADS, SEGMENTS, PREDICTIONS, SEARCHES, UNREADABLE):
         ledger.execute(statement)
     known = [only] if only else all_runs(runs) if runs.exists() else []
     parts: dict[str, list[tuple[str, str]]] = {view: [] for view in VIEW_SCHEMAS}
@@ -227,6 +229,8 @@ def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
     _insert(ledger, "runs", row)
     for told in predictions(run):
         _insert(ledger, "predictions", (run.run_id, *astuple(told)))
+    if search := _search(run):
+        _insert(ledger, "searches", (run.run_id, *search.values()))
     segments = read_segments(run.segments)
     for line in _overheads(run, segments):
         _insert(ledger, "overheads", (run.run_id, *line.values()))
@@ -245,7 +249,7 @@ def _insert(ledger: "duckdb.DuckDBPyConnection", table: str, row: tuple[Any, ...
 
 
 def _drop_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
-    for table in ("runs", "overheads", "segments", "predictions"):
+    for table in ("runs", "overheads", "segments", "predictions", "searches"):
         ledger.execute(f"DELETE FROM {table} WHERE run_id = ?", [run.run_id])
 
 
@@ -255,6 +259,13 @@ def _overheads(run: Run, segments: list[Segment]) -> Iterator[dict[str, Any]]:
         yield from collapsed.figures["overheads"]
     for segment in segments:
         yield from (asdict(line) for line in segment.overheads)
+
+
+def _search(run: Run) -> dict[str, Any]:
+    """How near-duplicates were looked for; nothing where they were not."""
+    collapsed = read_manifest(run.collapsed)
+    search: dict[str, Any] = collapsed.figures.get("neighbours", {}) if collapsed else {}
+    return search
 
 
 def _part_files(run: Run) -> Iterator[tuple[str, str]]:

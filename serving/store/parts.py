@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +15,7 @@ from serving.store.tables import read_table, write_table
 from serving.store.witness import Witness
 
 ROWS_PER_PART = 10_000
+ARRAY = ".npy"
 BYTES_PER_PART = 32 * 2**20  # of text: a few long prompts fill a part as well as many short ones
 
 
@@ -149,7 +151,13 @@ def verify_parts(manifest: Manifest) -> int:
     for part in manifest.parts:
         file = manifest.folder / part.name
         part.witness.check(file)
-        rows = pq.read_metadata(file).num_rows
+        rows = _rows_in(file)
         if rows != part.rows:
             raise Corrupt(f"{file}: {rows} rows, the manifest says {part.rows}")
     return len(manifest.parts)
+
+
+def _rows_in(file: Path) -> int:
+    """Of a table in Parquet, or of an array as NumPy writes it."""
+    rows = len(np.load(file, mmap_mode="r")) if file.suffix == ARRAY else pq.read_metadata(file).num_rows
+    return int(rows)

@@ -87,6 +87,16 @@ class Run:
         return (self.admitted, self.collapsed, self.earlier, self.audited, self.routed, self.certified)
 
     @property
+    def embedded(self) -> Path:
+        """The manifest of the vectors: it lists those that there are so far, while there are not all."""
+        return self.folder / "vectors" / "embed.json"
+
+    @property
+    def manifests(self) -> tuple[Path, ...]:
+        """Of all that is checked against one; the ledger reads the stages alone."""
+        return (*self.stages, self.embedded)
+
+    @property
     def segments(self) -> Path:
         return self.folder / "segments"
 

@@ -32,7 +32,7 @@ def verify(run: Run) -> Checked:
     if run_id != run.run_id:
         raise Corrupt(f"{run.folder}: its run.json is that of {run_id}; the folder was renamed, or the file changed")
     vouched = verify_finished(run) if is_finished(run) else 0
-    manifests = [manifest for stage in run.stages if (manifest := read_manifest(stage)) is not None]
+    manifests = [manifest for stage in run.manifests if (manifest := read_manifest(stage)) is not None]
     files = sum(verify_parts(manifest) for manifest in manifests)
     writers = [read_sealed(taken_file(run.segments, epoch)) for epoch in range(1, last_epoch(run.segments) + 1)]
     said = len({told.made for told in predictions(run)})
@@ -50,7 +50,7 @@ def check_bytes(run: Run) -> None:
     """
     for segment in read_segments(run.segments):
         segment.witness.check(segment.table)
-    for stage in run.stages:
+    for stage in run.manifests:
         if (manifest := read_manifest(stage)) is not None:
             for part in manifest.parts:
                 part.witness.check(manifest.folder / part.name)
