@@ -39,7 +39,7 @@ help:
 	echo "make check   format, lint, types"
 	echo "make bench   this machine against its roofline, barriers, other orders, run-batch and rows that kill (an hour or two)"
 	echo "make bench-planner   the planner against rows that others measured (ROWS=path; some minutes)"
-	echo "make bench-reuse    reuse against published answers: what it serves, what of it is wrong (some minutes)"
+	echo "make bench-reuse    reuse against published answers: what it serves, what of it is wrong; the join of a million rows (some minutes)"
 	echo "make clean   remove the environment and what was built; models/ and runs/ stay"
 
 setup: $(ENVIRONMENT) $(MODELS) $(SAMPLE)
@@ -101,6 +101,8 @@ bench-planner: setup $(VENV)/.ready-dev
 
 bench-reuse: setup
 	$(BIN)/python bench/reuse.py
+	$(BIN)/python bench/join.py 100000
+	$(BIN)/python bench/join.py 1000000
 
 # A step that fails says where its whole output is, and shows the end of it.
 define quietly

@@ -102,7 +102,8 @@ class KeptVectors:
     """Vectors on disk, of which memory holds what is asked for; the rest is the kernel's to keep or to drop."""
 
     def __init__(self, files: list[Path]) -> None:
-        self._blocks = [np.load(file, mmap_mode="r") for file in files]
+        # As plain arrays over the same memory: a memmap is slow to be asked for a few rows.
+        self._blocks = [np.asarray(np.load(file, mmap_mode="r")) for file in files]
         self._starts = np.cumsum([0, *(len(block) for block in self._blocks)])
 
     @property

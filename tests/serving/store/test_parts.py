@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from serving.digest import sha256_of
 from serving.store import parts as parts_module
-from serving.store.parts import ROWS_PER_PART, Manifest, PartWriter, read_manifest, verify_parts
+from serving.store.parts import ROWS_PER_PART, Manifest, Part, PartWriter, read_manifest, verify_parts
 from serving.store.sealed import Corrupt, read_sealed, write_sealed
+from serving.store.witness import Witness
 
 SCHEMA = pa.schema([("row", pa.int64()), ("text", pa.string())])
 
@@ -145,3 +147,11 @@ def test_a_table_of_no_rows_adds_no_part(tmp_path: Path) -> None:
     parts = PartWriter(tmp_path, "admit", {"requests": SCHEMA})
     parts.add_table("requests", SCHEMA.empty_table())
     assert parts.finish({}).parts == []
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_an_array_of_other_rows_than_its_manifest_says_is_corrupt(tmp_path: Path, rows: int) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((rows, 5)))
+    witness = Witness.of((tmp_path / "a.npy").read_bytes())
+    with pytest.raises(Corrupt, match=rf"a\.npy: {rows} rows, the manifest says 3"):
+        verify_parts(Manifest(tmp_path / "embed.json", [Part("a.npy", "vectors", 3, witness)], {}))
