@@ -1,5 +1,6 @@
 """Prompts into vectors that the run folder keeps: each text once, and after a kill only those that were not kept."""
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -38,8 +39,7 @@ class Candidates:
 
 def candidates(work: Work, rows: Rows, embedder: "Embedder") -> Candidates:
     """Those of `rows` whose whole text the embedder sees: others may embed alike and differ at their ends."""
-    seen: list[int] = []
-    frames: list[int] = []
+    seen, frames = array("q"), array("q")
     number_of: dict[str, int] = {}
     digests = bytearray()
     for row, frame, text in requests_of(work, rows, ["row", "frame", "text"]):
@@ -51,9 +51,9 @@ def candidates(work: Work, rows: Rows, embedder: "Embedder") -> Candidates:
     places = np.arange(len(seen))
     first = exact_representatives(places, keys, np.ones(len(seen), np.bool_))
     distinct = np.flatnonzero(first == places)
-    found = np.array(seen, np.int64)
+    found = np.array(seen)
     vectors = np.searchsorted(distinct, first)
-    return Candidates(found, np.array(frames, np.int64), vectors, keys[distinct], found[distinct])
+    return Candidates(found, np.array(frames), vectors, keys[distinct], found[distinct])
 
 
 def embedded(work: Work, found: Candidates, embedder: "Embedder") -> "KeptVectors":
@@ -65,7 +65,8 @@ def embedded(work: Work, found: Candidates, embedder: "Embedder") -> "KeptVector
     texts = (text for _, text in requests_of(work, found.spelt[store.rows :], ["row", "text"]))
     try:
         while block := list(islice(texts, EMBED_ROWS)):
-            look_up(work)
+            heed_limits(work)
+            work.writer.check()  # whoever took the run over writes these files now
             store.append(embedder.embed(block))
     except Stopped:
         store.flush()
@@ -82,12 +83,12 @@ def kept_vectors(work: Work) -> int:
 def requests_of(work: Work, rows: Rows, columns: list[str]) -> Iterator[tuple[Any, ...]]:
     """These columns, `row` first, of those admitted requests, in their order."""
     for part in work.run.stage(work.run.admitted).tables("requests", columns):
-        look_up(work)
+        heed_limits(work)
         wanted = part.filter(pa.array(np.isin(part["row"], rows)))
         yield from zip(*(wanted[name].to_pylist() for name in columns), strict=True)
 
 
-def look_up(work: Work) -> None:
+def heed_limits(work: Work) -> None:
     """Between blocks the run shows that it is alive, and can be stopped."""
     if work.asked_to_stop():
         raise Stopped

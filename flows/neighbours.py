@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.embedding import candidates, embedded, kept_vectors, look_up, requests_of
+from flows.embedding import candidates, embedded, heed_limits, kept_vectors, requests_of
 from flows.limits import Stopped
 from flows.open import Work
 from flows.settlement import close, waste
@@ -63,7 +63,9 @@ def _near_duplicates(work: Work, rows: Rows) -> tuple[list[Pair], dict[str, Any]
     work.progress.say(f"comparing {len(found)} prompts in meaning")
     vectors = embedded(work, found, embedder)
     del embedder  # of its memory the search has better use
-    near = near_pairs(vectors, found.vectors, found.frames, work.job.reuse.min_similarity, tick=lambda: look_up(work))
+    near = near_pairs(
+        vectors, found.vectors, found.frames, work.job.reuse.min_similarity, tick=lambda: heed_limits(work)
+    )
     left, right = found.rows[near.left], found.rows[near.right]
     texts: dict[int, str] = dict(requests_of(work, np.union1d(left, right), ["row", "text"]))
     figures = {"rows": len(found), "texts": len(found.keys), "pairs": len(left), **near.recall.to_facts()}
@@ -72,6 +74,6 @@ def _near_duplicates(work: Work, rows: Rows) -> tuple[list[Pair], dict[str, Any]
 
 def _one_by_one(work: Work, left: Rows, right: Rows, near: "NearPairs") -> Iterator[tuple[int, int, float]]:
     for start in range(0, len(left), READ_PAIRS):
-        look_up(work)
+        heed_limits(work)
         here = slice(start, start + READ_PAIRS)
         yield from zip(left[here].tolist(), right[here].tolist(), near.similarity[here].tolist(), strict=True)

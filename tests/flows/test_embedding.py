@@ -22,6 +22,7 @@ from serving.store.ledger import ask, named_queries, open_ledger
 from serving.store.run import Run, all_runs
 from serving.store.sealed import Corrupt
 from serving.store.verify import verify
+from serving.store.writer import Superseded, Writer
 
 BLOCK = 4
 
@@ -144,6 +145,18 @@ def test_what_was_embedded_before_a_stop_is_kept_and_is_no_waste(
     assert list(run.meters.iterdir()) == []
 
 
+def test_a_writer_that_was_superseded_keeps_no_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def superseded(self: Writer) -> None:
+        if len(embedded) >= 6:
+            raise Superseded("run was taken over")
+
+    monkeypatch.setattr(Writer, "check", superseded)
+    with pytest.raises(Superseded):
+        run_job(tmp_path, PROMPTS)
+    [run] = all_runs(tmp_path / "runs")
+    assert run.stage(run.embedded).figures["rows"] == BLOCK
+
+
 def test_a_changed_byte_of_a_vector_ends_the_run_that_was_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +204,11 @@ def test_in_a_large_group_the_ledger_says_how_many_of_the_nearest_were_found(
     assert pairs <= 7
 
 
-def test_a_job_without_near_duplicates_has_no_search(tmp_path: Path) -> None:
-    run_job(tmp_path, PROMPTS[:1])
+@pytest.mark.parametrize(("prompts", "longest"), [(1, 100), (2, 0)], ids=["one row", "none that is seen whole"])
+def test_where_there_is_nothing_to_compare_there_is_no_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: int, longest: int
+) -> None:
+    monkeypatch.setattr(Counting, "longest", longest)
+    run_job(tmp_path, PROMPTS[:prompts])
+    assert embedded == []
     assert asked(tmp_path, "SELECT * FROM searches") == []

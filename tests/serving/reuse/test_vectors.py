@@ -1,7 +1,9 @@
 """Kept vectors: what is durable is not embedded again, what no longer fits is, and a changed byte is seen."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from serving.reuse import vectors as vectors_module
 from serving.reuse.embed import Vectors
 from serving.reuse.vectors import KEYS, VECTORS, Keys, MadeBy, VectorStore
+from serving.store.durable import WRITING, Disk
 from serving.store.parts import read_manifest, verify_parts
 from serving.store.sealed import Corrupt, read_sealed, write_sealed
 
@@ -160,3 +163,51 @@ def test_a_manifest_that_lists_vectors_without_their_keys_is_corrupt(manifest: P
     write_sealed(manifest, facts)
     with pytest.raises(Corrupt, match="10 vectors of 6 texts"):
         VectorStore(manifest, keys(*TEN), ENCODER)
+
+
+class Killed(BaseException):
+    """Nothing that a process does after it gets through to the disk."""
+
+
+class Mortal(Disk):
+    """A disk of a process that is killed before its call number `calls`."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+        for name in ("open", "write", "fsync", "close", "rename", "link", "remove", "make_folder"):
+            setattr(self, name, self._counted(getattr(Disk, name)))
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            if self.left <= 0:
+                raise Killed
+            self.left -= 1
+            return call(*arguments)
+
+        return counted
+
+
+def test_killed_before_any_call_to_the_disk_it_goes_on_and_ends_with_the_same_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, survived = 0, False
+    while not survived:
+        file = tmp_path / str(calls) / "vectors" / "embed.json"
+        with monkeypatch.context() as patch:
+            patch.setattr("serving.store.durable.DISK", Mortal(calls))
+            try:
+                filled(file, 10).open()
+                survived = True
+            except Killed:
+                pass
+        again = VectorStore(file, keys(*TEN), ENCODER)
+        assert again.rows in (0, 4, 8, 10)
+        if again.rows < 10:
+            again.append(vectors(10 - again.rows, again.rows))
+        assert (again.open()[np.arange(10)] == vectors(10)).all()
+        found = read_manifest(file)
+        assert found is not None
+        verify_parts(found)
+        assert not [left for left in file.parent.iterdir() if left.name.endswith(WRITING)]
+        calls += 1
+    assert calls > 40
