@@ -20,7 +20,7 @@ LISTS_PER_ROOT = 2.0  # times the root of the rows, so many lists there are
 TRAINING_ROWS = 40  # for each list
 TURNS = 10  # of k-means
 SEED = 1
-SORTED_LISTS = 256  # whose visitors are sorted out at once
+SORTED_LISTS = 64  # whose visitors are sorted out at once
 
 Lists = NDArray[np.uint16]  # (rows, lists looked at), the nearest first: that is where a row stands itself
 

@@ -1,6 +1,7 @@
 """The vectors of texts, kept in the run folder block by block: embedding that was killed goes on where it stopped."""
 
 import io
+import mmap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,11 +100,12 @@ class VectorStore:
 
 
 class KeptVectors:
-    """Vectors on disk, of which memory holds what is asked for; the rest is the kernel's to keep or to drop."""
+    """Vectors on disk, of which memory holds what was asked for last; the rest is the kernel's to keep or to drop."""
 
     def __init__(self, files: list[Path]) -> None:
-        # As plain arrays over the same memory: a memmap is slow to be asked for a few rows.
-        self._blocks = [np.asarray(np.load(file, mmap_mode="r")) for file in files]
+        mapped = [np.load(file, mmap_mode="r") for file in files]
+        self._pages: list[mmap.mmap] = [block.base for block in mapped]
+        self._blocks = [np.asarray(block) for block in mapped]  # a memmap is slow to be asked for a few rows
         self._starts = np.cumsum([0, *(len(block) for block in self._blocks)])
 
     @property
@@ -117,12 +119,11 @@ class KeptVectors:
             vectors[order] = self[places[order]]
             return vectors
         ends = np.searchsorted(places, self._starts)
-        found = [
-            block[places[begin:end] - start]
-            for block, start, begin, end in zip(self._blocks, self._starts, ends[:-1], ends[1:], strict=False)
-            if begin < end
-        ]
-        return np.concatenate(found) if found else np.empty((0, self.shape[1]), np.float32)
+        found = [np.empty((0, self.shape[1]), np.float32)]
+        for block in np.flatnonzero(ends[1:] > ends[:-1]):
+            found.append(self._blocks[block][places[ends[block] : ends[block + 1]] - self._starts[block]])
+            self._pages[block].madvise(mmap.MADV_DONTNEED)  # else all of the file would come to count as our memory
+        return np.concatenate(found)
 
 
 def _rows(parts: list[Part], table: str) -> int:
