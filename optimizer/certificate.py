@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
+FEW_AUDITED = 0.05  # of the rows: counting them changes the share by no more than that
 ROUNDING = 1e-9  # of a probability that is as large as delta: it counts as larger, so that the bound errs upwards
 
 
@@ -19,7 +20,7 @@ class Certificate:
     """Of `rows` that were to be answered without being run, what an audit of some of them tells of all.
 
     Where `certified`, at most `most_wrong` of them are wrong with confidence 1 - `delta`, and of these the audit has
-    mended the `wrong` that it found: at most the share `max_wrong` of the rows is served a wrong answer.
+    mended the `wrong` that it found: at most the share `max_wrong` of those that are counted is served a wrong answer.
     """
 
     rows: int
@@ -33,8 +34,13 @@ class Certificate:
         return most_wrong(self.rows, self.audited, self.wrong, self.delta)
 
     @property
+    def counted(self) -> int:
+        """The rows of which a share is promised: all, while the audited ones are few among them, else the others."""
+        return self.rows if self.audited <= FEW_AUDITED * self.rows else self.rows - self.audited
+
+    @property
     def certified(self) -> bool:
-        return self.most_wrong - self.wrong <= self.max_wrong * self.rows
+        return self.most_wrong - self.wrong <= self.max_wrong * self.counted
 
 
 def most_wrong(rows: int, audited: int, found: int, delta: float) -> int:
@@ -50,12 +56,12 @@ def most_wrong(rows: int, audited: int, found: int, delta: float) -> int:
     return least
 
 
-def audits_needed(rows: int, max_wrong: float, delta: float) -> int:
-    """The fewest audits that certify `rows` if none of them is found wrong. All of them, where no fewer can."""
-    least, most = 0, rows
-    while least < most:  # more audits that find nothing never certify less
+def audits_needed(rows: int, max_wrong: float, delta: float, found: int = 0) -> int:
+    """The fewest audits that certify `rows` if `found` of them are wrong. All of them, where no fewer can."""
+    least, most = min(found, rows), rows
+    while least < most:  # of audits that find no more, more never certify less
         middle = (least + most) // 2
-        if Certificate(rows, middle, 0, max_wrong, delta).certified:
+        if Certificate(rows, middle, found, max_wrong, delta).certified:
             most = middle
         else:
             least = middle + 1

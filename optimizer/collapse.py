@@ -1,5 +1,6 @@
 """Which rows may share one answer: equal keys always, near ones by a star around a representative. Pure."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.likeness import Likeness, likeness
 from optimizer.vetoes import veto
 from serving.records import Source
 
 Rows = NDArray[np.int64]  # row numbers; not contiguous, since refused rows have numbers too
 Keys = NDArray[np.uint64]  # (rows, 4): a sha256 each
 SOURCES = tuple(Source)
+CROWD = 0.03  # of cosine: rows that are less apart than this are about as near
+LEVELS = (0.97, 0.93, 0.88, -1.0)  # of sureness: a row joins a star of the first level in which it finds one
+PER_WORD, PER_GENERIC_WORD = 0.03, 0.01  # of cosine, that a word which only one has makes a pair less sure
 NOWHERE = -1
 
 
@@ -25,6 +30,15 @@ class Pair:
     kind: Source
     similarity: float
     veto: str | None = None
+    likeness: Likeness | None = None  # of one that may
+
+    @property
+    def sureness(self) -> float:
+        """Before any answer is seen; it decides who represents whom, and no more."""
+        if self.likeness is None:
+            return self.similarity
+        few = self.likeness.words_apart * PER_WORD + self.likeness.generic_apart * PER_GENERIC_WORD
+        return self.similarity - few
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,10 +74,25 @@ def first_equal(keys: Keys, among: Keys) -> Rows:
 
 
 def judge_pairs(near: Iterable[tuple[int, int, float]], texts: Mapping[int, str]) -> list[Pair]:
-    """Every near pair (row, other row, cosine) with the veto that forbids it, if one does."""
-    return [
-        Pair(row, other, Source.SEMANTIC, similarity, veto(texts[row], texts[other])) for row, other, similarity in near
-    ]
+    """Every near pair (row, other row, cosine): with the veto that forbids it, or else with what is seen of it."""
+    compared = list(near)
+    around: dict[int, list[float]] = defaultdict(list)
+    for row, other, similarity in compared:
+        around[row].append(similarity)
+        around[other].append(similarity)
+    for similarities in around.values():
+        similarities.sort()
+
+    def crowd(row: int, similarity: float) -> int:
+        return len(around[row]) - bisect_left(around[row], similarity - CROWD)
+
+    found = []
+    for row, other, similarity in compared:
+        forbids, like = veto(texts[row], texts[other]), None
+        if forbids is None:
+            like = likeness(texts[row], texts[other], similarity, max(crowd(row, similarity), crowd(other, similarity)))
+        found.append(Pair(row, other, Source.SEMANTIC, similarity, forbids, like))
+    return found
 
 
 def copies_of(pairs: Sequence[Pair], first: Rows) -> dict[int, int]:
@@ -77,26 +106,34 @@ def star_cover(pairs: Sequence[Pair], weight: Mapping[int, int]) -> dict[int, in
     """A representative for each row that shares an answer, from the pairs without a veto.
 
     Stars, not connected components: every row is compared with its representative directly, since similarity does not
-    chain (components at cosine 0.80 join rows at 0.53). Greedy by the weight that a star saves, which is within
-    ln(n) of the best cover; the best is NP-hard.
+    chain (components at cosine 0.80 join rows at 0.53). The surest pairs first, level by level, so that a row is not
+    drawn into a large star that it fits worse. In a level greedy by the weight that a star saves, which is within ln(n)
+    of the best cover; the best is NP-hard.
     """
-    neighbours: dict[int, set[int]] = defaultdict(set)
     opposed: dict[int, set[int]] = defaultdict(set)  # a veto holds through a third row as well
     for pair in pairs:
-        side = neighbours if pair.veto is None else opposed
-        side[pair.row].add(pair.other_row)
-        side[pair.other_row].add(pair.row)
+        if pair.veto is not None:
+            opposed[pair.row].add(pair.other_row)
+            opposed[pair.other_row].add(pair.row)
+    stars: dict[int, set[int]] = {}  # by representative
     served: dict[int, int] = {}
-    centres: set[int] = set()
-    for row in sorted(neighbours, key=lambda row: (-sum(weight[near] for near in neighbours[row]), row)):
-        if row in served:
-            continue
-        centres.add(row)
-        star: set[int] = set()
-        for near in sorted(neighbours[row] - served.keys() - centres):
-            if not opposed[near] & star:
-                star.add(near)
-                served[near] = row
+    allowed = [pair for pair in pairs if pair.veto is None]
+    for level, above in zip(LEVELS, (float("inf"), *LEVELS), strict=False):
+        neighbours: dict[int, set[int]] = defaultdict(set)
+        for pair in allowed:
+            if level <= pair.sureness < above:
+                neighbours[pair.row].add(pair.other_row)
+                neighbours[pair.other_row].add(pair.row)
+        for row in sorted(neighbours, key=lambda row: (-sum(weight[near] for near in neighbours[row]), row)):
+            if row in served:
+                continue
+            star = stars.get(row, set())
+            for near in sorted(neighbours[row] - served.keys() - stars.keys()):
+                if not opposed[near] & star:
+                    star.add(near)
+                    served[near] = row
+            if star:
+                stars[row] = star
     return served
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-ToQuantized = Literal["none", "short", "all", "auto"]  # auto begins as short; see flows.joining
+# auto begins as short (see flows.joining); certified as all, of which an audit tells how many (see flows.looks).
+ToQuantized = Literal["none", "short", "all", "auto", "certified"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ def route(prompt_tokens: int | None, to_quantized: ToQuantized, short_prompt_tok
         return Route("full", "every prompt to the full lane")
     if to_quantized == "all":
         return Route("quantized", "every prompt to the quantized lane")
+    if to_quantized == "certified":
+        return Route("quantized", "any prompt, as far as an audit certifies it")
     if prompt_tokens is not None and prompt_tokens <= short_prompt_tokens:
         return Route("quantized", f"prompt of at most {short_prompt_tokens} tokens")
     return Route("full", f"prompt of more than {short_prompt_tokens} tokens, or of unknown length")

@@ -8,26 +8,20 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from difflib import SequenceMatcher
 
-from optimizer.differences.polarity import opposed
+from optimizer.differences.polarity import MENDING, opposed
 from optimizer.differences.quantities import quantities, unit_of
 from optimizer.differences.symbols import symbols
 from optimizer.differences.tense import times
 from optimizer.differences.word_order import in_another_voice, reordered
+from optimizer.differences.wording import ASKING, RELATIONS, SMALL, apart, content
 from optimizer.differences.words import WORD, words
 
 QUOTED = re.compile(r"\"[^\"]+\"|“[^”]+”|`[^`]+`|(?<!\w)'[^']+'(?!\w)")
+PLACED = RELATIONS | ASKING  # what these belong to moves with them
 FRESHNESS = set("today tonight tomorrow yesterday now currently current latest recent recently newest".split())
-# Words that may be there or not without changing what is asked. Prepositions, pronouns, tenses, "and" and "or" are not
-# among them: to Paris is not from Paris, who was is not who is.
-SMALL = set(
-    "a an the of in is are be being do does has have it its this that these those "
-    "there here please tell then just um uh er".split()
-)
-ASKING = "what|which|who|whom|whose|when|where|why|how"
 NOT_NAMES = SMALL.union(
-    ASKING.split("|"),
+    ASKING,
     "i you he she we they me my your his her our their and or but if so as to from for with by at on about".split(),
     "into than can could should may might must shall let name give list find explain describe say write q".split(),
     "am was were did had would".split(),
@@ -42,18 +36,10 @@ CAPITALISED = re.compile(r"\b[^\W\d_][\w'’-]*")
 BEGINNING = re.compile(r"(?:^|[.!?:;\n])[\s\"'“‘(*-]{0,8}([^\W\d_])")
 UNIT_PLACE = re.compile(r"(?:\d[\s-]?°?|degrees?\s)$")
 CONTRACTED = re.compile(r"['’](?:s|m|re|ve|ll|d)$", re.IGNORECASE)
-# A question that the speaker starts over: "How does, or actually, what does it do?" asks what follows the correction.
-FALSE_START = re.compile(
-    rf"^\s*(?:{ASKING})\b(?:\W+\w+){{0,3}}?\W+"
-    r"(?:(?:or|no|wait|sorry|rather|actually|oops|um+|uh+|erm?|i\s+mean|make\s+that)\W+)+"
-    rf"(?=(?:{ASKING})\b)",
-    re.IGNORECASE,
-)
 
 
 def veto(left: str, right: str) -> str | None:
     """The first reason why these two texts may not share an answer, or None where no veto holds."""
-    left, right = FALSE_START.sub("", left), FALSE_START.sub("", right)
     return next((name for name, holds in VETOES.items() if holds(left, right)), None)
 
 
@@ -65,11 +51,17 @@ def _quoted(text: str) -> list[str]:
     return [span[1:-1] for span in QUOTED.findall(text)]
 
 
-def _named_differently(left: str, right: str) -> bool:
-    return _names(left, right) != _names(right, left)
+def _other_names(left: str, right: str) -> bool:
+    """Other names, or in another order. Names that were said and taken back are no veto: an audit tells."""
+    fewer, more = sorted((left, right), key=lambda text: len(names_of(text, right if text is left else left)))
+    names, others = names_of(fewer, more), names_of(more, fewer)
+    if not MENDING.search(more):
+        return names != others
+    rest = iter(others)
+    return not all(name in rest for name in names)
 
 
-def _names(text: str, other: str) -> list[str]:
+def names_of(text: str, other: str) -> list[str]:
     """Capitalised words in order, but for those that begin a question, or a sentence where `other` has them small."""
     small = {word for word in WORD.findall(other) if word.islower()}
     begins = {match.start(1) for match in BEGINNING.finditer(text)}
@@ -95,32 +87,13 @@ def _is_no_name(name: str, begun: bool, small: set[str]) -> bool:
     return lower in NOT_NAMES or (begun and (lower in INSTRUCTIONS or lower in small))
 
 
-def _unshared_content(left: str, right: str) -> bool:
-    """True if the texts differ in a word that carries content.
+def _replaced(left: str, right: str) -> bool:
+    """True if each text has a word of content that the other lacks.
 
     Templated prompts differ in one slot, and any slot can decide the answer ("expanding" / "shrinking", "behind" /
-    "through"). What passes differs in small words, or in where a word stands.
+    "through"). Words that only one of them has are no veto: an audit tells what they are worth.
     """
-    left_words, right_words = (_tokens(text) for text in (left, right))
-    blocks = SequenceMatcher(None, left_words, right_words, autojunk=False).get_opcodes()
-    lost = [word for kind, begin, end, _, _ in blocks if kind != "equal" for word in left_words[begin:end]]
-    gained = [word for kind, _, _, begin, end in blocks if kind != "equal" for word in right_words[begin:end]]
-    return Counter(_content(lost)) != Counter(_content(gained))
-
-
-TOKEN = re.compile(r"\d[\d.,]*|[^\W\d_]+(?:['’]\w+)?")
-
-
-POLITE = {"could": "can"}
-
-
-def _tokens(text: str) -> list[str]:
-    words = (re.sub(r"['’]s$", "", token.lower()) for token in TOKEN.findall(text))
-    return [POLITE.get(word, word) for word in words]
-
-
-def _content(words: list[str]) -> list[str]:
-    return [word for word in words if word not in SMALL]
+    return apart(left, right).replaced
 
 
 def _freshness(text: str) -> list[str]:
@@ -137,10 +110,10 @@ def _swapped(left: str, right: str) -> bool:
     """The same content words in another order: "from A to B" against "from B to A", or in another voice."""
     if in_another_voice(words(left), words(right)):
         return True
-    left_words, right_words = (_content(list(words(text))) for text in (left, right))
+    left_words, right_words = (content(list(words(text))) for text in (left, right))
     if Counter(left_words) == Counter(right_words):
         return left_words != right_words
-    return reordered(*([word for word in some if word not in NOT_NAMES] for some in (left_words, right_words)))
+    return reordered(*([word for word in some if word not in PLACED] for some in (left_words, right_words)))
 
 
 def _fresh(left: str, right: str) -> bool:
@@ -154,8 +127,8 @@ VETOES: dict[str, Callable[[str, str], bool]] = {
     "script": _differ(_scripts),
     "polarity": opposed,
     "tense": _differ(times),
-    "names": _named_differently,
+    "names": _other_names,
     "argument order": _swapped,
-    "content words": _unshared_content,
+    "content words": _replaced,
     "freshness": _fresh,
 }

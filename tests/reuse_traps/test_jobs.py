@@ -38,6 +38,8 @@ class BlindEmbedder:
         self._place = {text: row // 2 for row, text in enumerate(texts)}
         self._dim = len(texts) // 2
 
+    max_seq_length = SEEN_WORDS
+
     def embed(self, texts: Sequence[str]) -> Vectors:
         vectors = np.zeros((len(texts), self._dim), np.float32)
         vectors[np.arange(len(texts)), [self._place[text] for text in texts]] = 1
@@ -45,6 +47,12 @@ class BlindEmbedder:
 
     def truncates(self, text: str) -> bool:
         return len(text.split()) > SEEN_WORDS
+
+
+@pytest.fixture(autouse=True)
+def however_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are compared even where none of them could be certified."""
+    monkeypatch.setattr("flows.stages.can_certify", lambda work, rows: True)
 
 
 @pytest.fixture
