@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flows.candidates import levers
 from flows.certify import certify, share
 from flows.decisions import DECISIONS
 from flows.lane import answer_lane, lanes_to_run
@@ -68,8 +69,8 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
                 for lane, _ in lanes:
                     _do(step, answer_lane, work, lane, pilot)
                     pilot = None
-                if work.job.reuse.semantic:
-                    _share(work, step)
+                if levers(work):
+                    _settle_looks(work, step)
         except Stopped:
             pass  # by the budget, the deadline or a signal, before an engine ran; the receipt says by which
         _do(step, publish, work)
@@ -83,12 +84,15 @@ def _warm_up(work: Work) -> None:
         warm_up(work.job.engine, lane, work.models[lane.name], work.adapters, work.servers, work.log_of(lane))
 
 
-def _share(work: Work, step: Step) -> None:
-    """Near-duplicates take an answer where a certificate covers them; the others run."""
-    for stage in (certify, share):
-        _do(step, stage, work)
-    for lane in lanes_to_run(work):
-        _do(step, answer_lane, work, lane)
+def _settle_looks(work: Work, step: Step) -> None:
+    """Rows that a certificate covers are served without a run of the full model; it answers the others."""
+    while not work.limits.stop():
+        _do(step, certify, work)
+        if not (lanes := lanes_to_run(work)):
+            break
+        for lane in lanes:
+            _do(step, answer_lane, work, lane)
+    _do(step, share, work)
 
 
 def _do(step: Step, stage: Callable[..., Any], work: Work, *more: Any) -> None:

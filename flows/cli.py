@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         ("status", _status, "where a run stands"),
         ("verify", _verify, "recompute every hash, count and sum of a run"),
         ("export", _export, "write a run's results.jsonl and errors.jsonl again"),
+        ("report", _report, "what is certain of a run's answers, and the numbers behind it"),
     ):
         of_run = _add(commands, name, command, what)
         of_run.add_argument("run", nargs="?", default="latest", help="run id or the start of one (default: the latest)")
@@ -258,6 +259,14 @@ def _verify(options: argparse.Namespace) -> int:
     run = find_run(options.runs, options.run)
     checked = verify(run)
     print(f"{run.run_id}: {checked.files} files, {checked.rows} settled rows, every hash, count and sum as written")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from flows.report import report
+    from serving.store.run import find_run
+
+    print(printable(report(find_run(options.runs, options.run)), keep=LINE_BREAK))
     return 0
 
 

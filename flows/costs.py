@@ -54,10 +54,10 @@ def _formed(answer: Answer, form: str) -> str:
         sheet = io.StringIO()
         csv.writer(sheet, lineterminator="\n").writerows([answer.columns, *(map(_cell, row) for row in answer.rows)])
         return sheet.getvalue().rstrip("\n")
-    return _table(answer)
+    return in_table(answer)
 
 
-def _table(answer: Answer) -> str:
+def in_table(answer: Answer) -> str:
     """Plain columns, numbers to the right, so that it reads the same in a terminal, a log and a mail."""
     rows = [answer.columns, *([_shown(value) for value in row] for row in answer.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(answer.columns))]

@@ -24,7 +24,7 @@ EMBED_ROWS = 256  # between two looks at whether the run is to stop
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
+class Comparable:
     """Rows that may have near-duplicates, place by place; equal texts have one vector."""
 
     rows: Rows
@@ -37,7 +37,7 @@ class Candidates:
         return len(self.rows)
 
 
-def candidates(work: Work, rows: Rows, embedder: "Embedder") -> Candidates:
+def candidates(work: Work, rows: Rows, embedder: "Embedder") -> Comparable:
     """Those of `rows` whose whole text the embedder sees: others may embed alike and differ at their ends."""
     seen, frames = array("q"), array("q")
     number_of: dict[str, int] = {}
@@ -53,10 +53,10 @@ def candidates(work: Work, rows: Rows, embedder: "Embedder") -> Candidates:
     distinct = np.flatnonzero(first == places)
     found = np.array(seen)
     vectors = np.searchsorted(distinct, first)
-    return Candidates(found, np.array(frames), vectors, keys[distinct], found[distinct])
+    return Comparable(found, np.array(frames), vectors, keys[distinct], found[distinct])
 
 
-def embedded(work: Work, found: Candidates, embedder: "Embedder") -> "KeptVectors":
+def embedded(work: Work, found: Comparable, embedder: "Embedder") -> "KeptVectors":
     """The vectors of all candidates. Raises Stopped; what was embedded until then is kept."""
     from serving.reuse.vectors import MadeBy, VectorStore
 

@@ -1,8 +1,9 @@
 """Whether the engine that runs should answer the next lanes' rows too, instead of one being started for them.
 
-Where the job leaves it open (route.to_quantized = "auto"), a lane pays for its engine's start before it saves anything.
-It is dropped where even the least likely outcomes agree: what its rows take on the running engine, at the 95 % point of
-that forecast, is less than what they take on one of their own, start included, at the 5 % point. The full model runs
+Where the job leaves it open, a lane pays for its engine's start before it saves anything. With route.to_quantized =
+"auto" it is dropped where even the least likely outcomes agree: what its rows take on the running engine, at the 95 %
+point of that forecast, is less than what they take on one of their own, start included, at the 5 % point. With
+"certified", where its audits and what they may find come on top, the likeliest outcome decides. The full model runs
 first, so that what it takes over is answered no worse.
 
 What else a pilot could change, it cannot tell apart. How much runs at once is not: a full batch has steps of one size,
@@ -22,12 +23,13 @@ from serving.records import Lane
 def worth_joining(work: Work, lanes: Sequence[tuple[Lane, Rows, Basis]]) -> bool:
     """The first of the lanes is the one whose engine runs; says so where it is to answer for the others."""
     (running, _, basis), *others = lanes
-    if work.job.route.to_quantized != "auto" or not others or not work.price.bills_time:
+    rule = work.job.route.to_quantized
+    if rule not in ("auto", "certified") or not others or not work.price.bills_time:
         return False
     ready = replace(basis, start_up_s=0.0)
     here = forecast(work, [(running, rows, ready) for _, rows, _ in others], Decimal(0)).seconds
     apart = forecast(work, others, Decimal(0)).seconds
-    if here.high_90 >= apart.low_90:
+    if here.value >= apart.value if rule == "certified" else here.high_90 >= apart.low_90:
         return False
     work.progress.say(
         f"{running.name}: answers for {', '.join(lane.name for lane, _, _ in others)} as well, in {here.value:.0f} s"

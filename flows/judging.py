@@ -17,12 +17,15 @@ from serving.config import BadJob
 from serving.intake.process import AskedToStop
 from serving.judges.command import Command
 from serving.judges.process import CommandJudge
-from serving.records import Comparison, Judge, Message
-from serving.store.schemas import messages_from
+from serving.records import Comparison, Judge, Message, Outcome
+from serving.store.schemas import choices_from, messages_from
+from serving.store.segments import read_rows
 
 if TYPE_CHECKING:
     from serving.reuse.embed import Embedder, Vectors
 
+Rows = NDArray[np.int64]
+Texts = tuple[str, ...]  # of an answer, one for each choice
 Pair = tuple[int, Sequence[str], Sequence[str]]  # a row, its answers, and the reference of each
 EMBED_TEXTS = 256
 
@@ -46,6 +49,17 @@ def judged(work: Work, pairs: Sequence[Pair]) -> NDArray[np.bool_]:
         raise Stopped from None
     agrees[np.array(of_pair, np.int64)[~same]] = False
     return agrees
+
+
+def answer_texts(work: Work, rows: Rows) -> dict[int, Texts]:
+    """What those of these rows that have an answer were answered."""
+    found: dict[int, Texts] = {}
+    for table in read_rows(work.run.segments, ["row", "outcome", "choices"]):
+        wanted = np.isin(table["row"].to_numpy(), rows) & pc.equal(table["outcome"], Outcome.ANSWERED.value).to_numpy()
+        some = table.filter(pa.array(wanted))
+        for row, choices in zip(some["row"].to_pylist(), some["choices"].to_pylist(), strict=True):
+            found[row] = tuple(choice.text for choice in choices_from(choices))
+    return found
 
 
 def _judge(work: Work, rows: Sequence[int]) -> Judge:
@@ -76,6 +90,10 @@ class _InBlocks:
 
     work: Work
     embedder: "Embedder"
+
+    @property
+    def max_seq_length(self) -> int | None:
+        return self.embedder.max_seq_length
 
     def embed(self, texts: Sequence[str]) -> "Vectors":
         vectors = []

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from flows.certify import certify
+from flows.certify import certify, certify_quantized
+from flows.judging import Texts
 from flows.learning import Ran, keep
 from flows.limits import NOTHING, Room
+from flows.looks import Looks
 from flows.members import Members, Rows, answered_any, done_rows, pending_rows
+from flows.noise import note_repeats, rows_to_repeat
 from flows.open import Work
 from flows.pilot import Pilot
 from flows.quarantine import Quarantine
@@ -19,7 +22,7 @@ from flows.requests import kv_tokens_of, tables_to_order
 from flows.settlement import LEAST_WASTE_S, Settlement, close, usd_of_usage, waste
 from optimizer.cost import usd_of_time
 from serving.engines.open import open_engine
-from serving.records import Completion, EngineDied, Failure, Lane, Overhead, Request, Usage
+from serving.records import Completion, EngineDied, Failure, Lane, Lever, Overhead, Request, Usage
 from serving.store.schemas import ASKED, requests_from
 
 FRUITLESS_DEATHS = 8  # in a row, without a row settled in between: halving a window takes no more
@@ -100,7 +103,10 @@ def _answer(
         return work.limits.running_usd
 
     try:
-        portions = [pending] if pilot is None else pilot.portions(pending)
+        if settlement.lane.name == "quantized" and work.job.route.to_quantized == "certified":
+            portions = _certified(work, settlement)
+        else:
+            portions = iter([pending]) if pilot is None else pilot.portions(pending)
         for turn in chain.from_iterable(map(quarantine.turns, chain(portions, _uncertified(work, settlement)))):
             for completion in settlement.engine.run(settlement.fed(_feed(work, turn))):
                 rows = settlement.add(completion)
@@ -121,13 +127,51 @@ def _answer(
     return settlement.complete
 
 
+def _certified(work: Work, settlement: Settlement) -> Iterator[Rows]:
+    """What the quantized model may answer, once it has been audited by rows that the full model has answered."""
+    while (looks := Looks.of(work, Lever.QUANTIZED)).waiting and not work.limits.stop():
+        served: dict[int, Texts] = {}
+        try:
+            if not _audit(work, settlement, np.unique(looks.of_lever.equals[looks.auditing]), served):
+                return  # stopped
+        except EngineDied:
+            certify_quantized(work, served)  # what it has not answered is wrong: it is asked for no row that killed it
+            raise
+        certify_quantized(work, served)
+    if len(rows := pending_rows(work, settlement.lane)):
+        yield rows
+
+
 def _uncertified(work: Work, settlement: Settlement) -> Iterator[Rows]:
-    """Near-duplicates that no certificate covers, once that is known: the engine that runs answers them as well."""
-    if work.job.reuse.semantic and settlement.lane.name == "full" and not work.limits.stop():
+    """Near-duplicates that the next look audits, or that no certificate covers at the end: the engine that runs answers
+    them as well. Then it is asked once more what it has answered, to know how sure its own answers are."""
+    if not work.job.certifies or settlement.lane.name != "full":
+        return
+    while not work.limits.stop():
         settlement.seal()  # what is judged is read from segments
-        certify(work)
-        if work.run.certified.exists() and len(rows := pending_rows(work, settlement.lane)):
-            yield rows
+        if not certify(work) or not len(rows := pending_rows(work, settlement.lane)):
+            break
+        yield rows
+    again: dict[int, Texts] = {}
+    if work.limits.stop() or not settlement.complete or len(pending_rows(work, settlement.lane)):
+        return
+    if len(rows := rows_to_repeat(work)) and _audit(work, settlement, rows, again):
+        note_repeats(work, again)
+
+
+def _audit(work: Work, settlement: Settlement, rows: Rows, answers: dict[int, Texts]) -> bool:
+    """Answers that are judged and given to nobody, by row; True if it came to its end."""
+    try:
+        for completion in settlement.engine.run(settlement.fed(_feed(work, rows))):
+            settlement.audit(completion)
+            if completion.failure is None:
+                answers[completion.row] = tuple(choice.text for choice in completion.choices)
+    except EngineDied as death:
+        raise EngineDied(str(death)) from None  # no row is set aside for it: all of them have their answers
+    if not settlement.complete:
+        return False
+    settlement.book_audits()
+    return True
 
 
 def _feed(work: Work, pending: Rows) -> Iterator[Request | None]:

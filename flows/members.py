@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flows.near import near_to_run
+from flows.candidates import Candidates
+from flows.looks import Looks
 from flows.open import Work
-from serving.records import Endpoint, Lane, Outcome, Source
+from serving.records import Endpoint, Lane, Lever, Outcome, Source
 from serving.store.segments import read_rows
 
 Rows = NDArray[np.int64]
@@ -98,20 +99,27 @@ def answered_any(work: Work, lane: Lane) -> bool:
 
 
 def pending_rows(work: Work, lane: Lane) -> Rows:
-    """The rows that a lane has yet to run, ascending: representatives, and in the full lane the near-duplicates that no
-    other answer serves, or that audit one."""
-    return _pending(work, lane, near_to_run(work))
+    """The rows that a lane has yet to run, ascending: representatives that are routed to it; in the full lane also rows
+    that audit another way to serve them, or that none may serve. What the quantized lane may serve under a certificate
+    alone is pending there until that is refused."""
+    if lane.name == "full":
+        others = [Looks.of(work, lever).to_run(work) for lever in Lever]
+    elif len(Candidates.of(work, Lever.QUANTIZED).row):
+        return np.setdiff1d(Looks.of(work, Lever.QUANTIZED).to_serve(work), done_rows(work))
+    else:
+        others = []
+    return np.setdiff1d(np.concatenate([_routed(work, lane), *others]), done_rows(work))
 
 
 def most_pending_rows(work: Work, lane: Lane) -> Rows:
     """The same, if no near-duplicate is certified to share an answer: what is foretold, since no audit's end is."""
-    return _pending(work, lane, near_to_run(work, if_none_is_certified=True))
+    near = Candidates.of(work, Lever.NEAR).equals if lane.name == "full" else NO_ROWS
+    return np.setdiff1d(np.union1d(pending_rows(work, lane), near), done_rows(work))
 
 
-def _pending(work: Work, lane: Lane, near: Rows) -> Rows:
-    routed = list(work.run.stage(work.run.routed).tables("routes", ["row", "lane"]))
-    of_lane = [table["row"].to_numpy()[_is(table["lane"], lane.name)] for table in routed]
-    return np.setdiff1d(np.concatenate([near if lane.name == "full" else NO_ROWS, *of_lane]), done_rows(work))
+def _routed(work: Work, lane: Lane) -> Rows:
+    tables = work.run.stage(work.run.routed).tables("routes", ["row", "lane"])
+    return np.concatenate([NO_ROWS, *(table["row"].to_numpy()[_is(table["lane"], lane.name)] for table in tables)])
 
 
 def _is(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:

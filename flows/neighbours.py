@@ -26,6 +26,7 @@ class Compared:
     """The pairs with their vetoes, what it cost, and what the stage's manifest is to say of the search."""
 
     pairs: list[Pair] = field(default_factory=list)
+    texts: dict[int, str] = field(default_factory=dict)  # by row, of those in a pair
     overheads: list[Overhead] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -38,28 +39,28 @@ def compare(work: Work, rows: Rows) -> Compared:
     before = kept_vectors(work)
     with work.metered(EMBEDDING) as meter:
         try:
-            pairs, figures = _near_duplicates(work, rows)
+            pairs, texts, figures = _near_duplicates(work, rows)
         except Stopped:
             seconds = work.limits.lap()
             in_vain = kept_vectors(work) == before
             line = waste(work, meter.name, EMBEDDING, seconds, 0) if in_vain else _bill(work, meter.name, seconds)
             close(work, meter.name, EMBEDDING, [line])
             raise
-        return Compared(pairs, [_bill(work, meter.name, work.limits.lap())], figures)
+        return Compared(pairs, texts, [_bill(work, meter.name, work.limits.lap())], figures)
 
 
 def _bill(work: Work, meter: str, seconds: float) -> Overhead:
     return Overhead(EMBEDDING, None, round(seconds, 3), usd_of_time(work.price, seconds), engine=meter)
 
 
-def _near_duplicates(work: Work, rows: Rows) -> tuple[list[Pair], dict[str, Any]]:
+def _near_duplicates(work: Work, rows: Rows) -> tuple[list[Pair], dict[int, str], dict[str, Any]]:
     from serving.reuse.embed import SentenceEmbedder
     from serving.reuse.neighbours import near_pairs
 
     embedder = SentenceEmbedder(work.embedder)
     found = candidates(work, rows, embedder)
     if len(found) < 2:
-        return [], {}
+        return [], {}, {}
     work.progress.say(f"comparing {len(found)} prompts in meaning")
     vectors = embedded(work, found, embedder)
     del embedder  # of its memory the search has better use
@@ -69,7 +70,7 @@ def _near_duplicates(work: Work, rows: Rows) -> tuple[list[Pair], dict[str, Any]
     left, right = found.rows[near.left], found.rows[near.right]
     texts: dict[int, str] = dict(requests_of(work, np.union1d(left, right), ["row", "text"]))
     figures = {"rows": len(found), "texts": len(found.keys), "pairs": len(left), **near.recall.to_facts()}
-    return judge_pairs(_one_by_one(work, left, right, near), texts), figures
+    return judge_pairs(_one_by_one(work, left, right, near), texts), texts, figures
 
 
 def _one_by_one(work: Work, left: Rows, right: Rows, near: "NearPairs") -> Iterator[tuple[int, int, float]]:

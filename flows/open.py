@@ -139,7 +139,7 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
     models = open_models(job)
     adapters = {name: AdapterFolder.open(Path(folder)) for name, folder in job.model.adapters.items()}
     pinned: dict[str, ModelFolder | AdapterFolder] = {**models}
-    if job.reuse.semantic:
+    if job.embeds:
         pinned["embedder"] = open_embedder(Path(job.reuse.embedder))
     pinned |= {f"adapter {name}": adapter for name, adapter in adapters.items()}
     files = {name: dict(folder.files) for name, folder in pinned.items()}

@@ -54,6 +54,7 @@ class Quarantine:
             group.rows, group.newest = group.rows[len(self._tried) :], 0
             if not group.rows:
                 self.groups.pop(0)
+        self._tried = []
 
     def died(self, death: EngineDied) -> int | None:
         """Note a death; returns the row that caused it, where it was alone."""

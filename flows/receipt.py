@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from flows.limits import StopReason
+from flows.promises import promises
 from flows.terminal import in_columns
 from serving.store.run import Run
 from serving.store.sealed import Corrupt
@@ -18,11 +19,6 @@ SELECT rows_in, refused, answered, failed, rows_in - refused - answered - failed
 FROM runs JOIN bills USING (run_id) WHERE run_id = $run
 """
 SOURCES = "SELECT source, count(*) AS rows FROM rows WHERE run_id = $run GROUP BY source"
-CERTIFICATES = """
-SELECT stratum, rows, audited, wrong, most_wrong, max_wrong, delta, certified FROM certificates
-WHERE run_id = $run ORDER BY stratum
-"""
-TOO_FEW = "SELECT count(*) AS rows FROM near WHERE run_id = $run AND stratum IS NULL"
 VETOED = "SELECT count(*) AS pairs FROM pairs WHERE run_id = $run AND veto IS NOT NULL"
 LANES = """
 SELECT lanes.*, at_full.full_usd
@@ -49,8 +45,7 @@ class Receipt:
     counts: dict[str, Any]
     sources: dict[str, int]
     vetoed_pairs: int
-    certificates: list[dict[str, Any]]
-    too_few: int  # near-duplicates for a certificate
+    promises: list[str]  # what is certain of rows that the full model did not run
     lanes: list[dict[str, Any]]
     overheads: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline_usd: Decimal | None = None  # None where it cannot be estimated
@@ -80,8 +75,7 @@ def take_receipt(run: Run, stopped: StopReason) -> Receipt:
             counts=_ask(ledger, COUNTS, run)[0],
             sources={found["source"]: found["rows"] for found in _ask(ledger, SOURCES, run)},
             vetoed_pairs=_ask(ledger, VETOED, run)[0]["pairs"],
-            certificates=_ask(ledger, CERTIFICATES, run),
-            too_few=_ask(ledger, TOO_FEW, run)[0]["rows"],
+            promises=promises(ledger, run),
             lanes=_ask(ledger, LANES, run),
             overheads={found["kind"]: found for found in _ask(ledger, OVERHEADS, run)},
             baseline_usd=baseline[0]["usd"] if baseline else None,
@@ -113,27 +107,9 @@ def _rows(receipt: Receipt) -> list[str]:
         f"  collapsed   {exact + near:>6} = {exact} exact duplicates + {near} near-duplicates"
         f" ({receipt.vetoed_pairs} near pairs vetoed)",
     ]
-    lines += [f"              {line}" for line in _promise(receipt)]
+    lines += [f"              {line}" for line in receipt.promises]
     if earlier := sources.get("earlier", 0):
         lines.append(f"  earlier     {earlier:>6} answered by earlier runs, and paid for there")
-    return lines
-
-
-def _promise(receipt: Receipt) -> list[str]:
-    """What is certain of the near-duplicates that share an answer, and why others do not."""
-    confidence = 1 - sum(one["delta"] for one in receipt.certificates)
-    lines = []
-    for one in receipt.certificates:
-        which = f" at similarity {one['stratum']}" if len(receipt.certificates) > 1 else ""
-        seen = f"{one['audited']} of {one['rows']} audited, {one['wrong']} wrong"
-        if one["certified"]:
-            most = one["most_wrong"] - one["wrong"]
-            lines.append(f"near-duplicates{which}: at most {most} wrong, with {confidence:.0%} confidence ({seen})")
-        else:
-            allowed = f"at most {100 * one['max_wrong']:g} % may be, with {confidence:.0%} confidence"
-            lines.append(f"near-duplicates{which} were not certified, so all ran: {seen}; {allowed}")
-    if receipt.too_few:
-        lines.append(f"{receipt.too_few} near-duplicates ran: too few for a certificate that audits only some of them")
     return lines
 
 

@@ -35,6 +35,7 @@ class Settlement:
     overheads: list[Overhead]
     _in_flight: set[int] = field(default_factory=set)
     _waiting: list[Completion] = field(default_factory=list)
+    _audits: list[Completion] = field(default_factory=list)
     _settled: Spent = field(default_factory=Spent)
     _fed_all: bool = False
     _failed: bool = False
@@ -57,14 +58,39 @@ class Settlement:
 
     def add(self, completion: Completion) -> int:
         """Take one finished request; returns how many rows it answers."""
-        if completion.row not in self._in_flight:
-            raise EngineDied(f"the engine answered row {completion.row}, which it was not asked, or was asked once")
-        self._in_flight.remove(completion.row)
-        self.work.limits.finished(completion.row, usd_of_usage(self.work, completion.usage))
+        self._taken(completion)
         self._waiting.append(completion)
         if len(self._waiting) >= COMMIT_ROWS or time.monotonic() - self._committed_at >= COMMIT_S:
             self.commit()
         return self.members.count(completion.row)
+
+    def audit(self, completion: Completion) -> None:
+        """Take one whose answer is judged and given to nobody."""
+        self._taken(completion)
+        self._audits.append(completion)
+
+    def book_audits(self) -> None:
+        """What the audits since the last commit took is an overhead: none of it answers a row."""
+        used = usage_columns(self._audits)
+        prompt_tokens = int((used["prompt_tokens"] - used["cached_tokens"]).sum())
+        completion_tokens = int(used["completion_tokens"].sum())
+        seconds = self.work.limits.lap()
+        usd = usd_of_time(self.work.price, seconds)
+        usd += sum((usd_of_usage(self.work, completion.usage) for completion in self._audits), Decimal(0))
+        tokens = prompt_tokens + completion_tokens
+        self.overheads.append(Overhead("audit", self.lane.name, round(seconds, 6), usd, tokens, self.meter.name))
+        self._settled = Spent(
+            0.0, self._settled.prompt_tokens + prompt_tokens, self._settled.completion_tokens + completion_tokens
+        )
+        self.work.limits.release(completion.row for completion in self._audits)
+        self._audits.clear()
+        self.seal()
+
+    def _taken(self, completion: Completion) -> None:
+        if completion.row not in self._in_flight:
+            raise EngineDied(f"the engine answered row {completion.row}, which it was not asked, or was asked once")
+        self._in_flight.remove(completion.row)
+        self.work.limits.finished(completion.row, usd_of_usage(self.work, completion.usage))
 
     def commit(self) -> None:
         """One durable step: the rows, what they cost, and the overheads that came before them."""

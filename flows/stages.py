@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from flows.candidates import Candidates, near_table
+from flows.looks import can_certify
 from flows.members import done_rows
-from flows.near import Near
 from flows.neighbours import Compared, compare
 from flows.open import Work
 from optimizer.collapse import (
@@ -26,11 +27,11 @@ from optimizer.collapse import (
 )
 from optimizer.route import ToQuantized
 from optimizer.route import route as lane_of
-from serving.records import sampling_from_json
+from serving.records import Lever, sampling_from_json
 from serving.store.durable import drop_unfinished, remove
 from serving.store.parts import PartWriter, read_manifest
 from serving.store.run import Run
-from serving.store.schemas import MEMBERS, PAIRS, ROUTES
+from serving.store.schemas import MEMBERS, NEAR, PAIRS, ROUTES
 
 Figures = dict[str, Any]
 
@@ -52,13 +53,19 @@ def collapse(work: Work) -> Figures:
     found = keyed(work.run)
     rows = found.rows
     exact = exact_representatives(rows, found.keys, found.repeatable & reuse.exact)
-    near = compare(work, np.unique(exact[found.repeatable])) if reuse.semantic else Compared()
+    near = Compared()
+    if reuse.semantic and not can_certify(work, len(rows) - 1):
+        work.progress.say(f"near-duplicates are not looked for: {len(rows)} rows are too few to certify any of them")
+    elif reuse.semantic:
+        near = compare(work, np.unique(exact[found.repeatable]))
     members = assign(rows, exact, star_cover(near.pairs, copies_of(near.pairs, exact)))
 
-    parts = PartWriter(work.run.collapsed.parent, "collapse", {"pairs": PAIRS, "members": MEMBERS})
+    parts = PartWriter(work.run.collapsed.parent, "collapse", {"pairs": PAIRS, "members": MEMBERS, "near": NEAR})
     parts.extend("pairs", (_pair(pair) for pair in near.pairs))
     source = pa.DictionaryArray.from_arrays(members.source, [source.value for source in SOURCES]).cast(pa.string())
     parts.add_table("members", pa.table([rows, exact, members.answered_by, source], schema=MEMBERS))
+    if near.pairs:
+        parts.add_table("near", near_table(rows, exact, members, near.pairs, near.texts))
     representatives = int((members.answered_by == rows).sum())
     overheads = [{**asdict(line), "usd": str(line.usd)} for line in near.overheads]
     told = {"representatives": representatives, "overheads": overheads, "neighbours": near.figures}
@@ -98,7 +105,7 @@ def route(work: Work) -> Figures:
     if (done := read_manifest(work.run.routed)) is not None:
         return done.figures
     representatives = np.setdiff1d(_representatives(work), done_rows(work))  # but for what an earlier run has answered
-    answering = Near.of(work).answered_by
+    answering = Candidates.of(work, Lever.NEAR).answered_by
     rule = work.job.route
     parts = PartWriter(work.run.routed.parent, "route", {"routes": ROUTES})
     for part in work.run.stage(work.run.admitted).tables("requests", ["row", "prompt_tokens", "adapter"]):

@@ -165,18 +165,20 @@ class ReuseSection(Section):
     exact: bool = True
     earlier: bool = True  # what an earlier run has answered is taken from there; not without `exact`
     semantic: bool = False  # near-duplicates share an answer where an audit certifies it, else they are run
-    min_similarity: float = Field(0.95, gt=0, le=1)  # cosine that a near-duplicate must reach
+    min_similarity: float = Field(0.8, gt=0, le=1)  # cosine that a near-duplicate must reach
     embedder: str = "models/all-minilm-l6-v2"
 
 
 class RouteSection(Section):
-    to_quantized: Literal["none", "short", "all", "auto"] = "none"  # auto: short, as long as an engine of its own pays
+    # auto: short, as long as an engine of its own pays. certified: all that an audit allows.
+    to_quantized: Literal["none", "short", "all", "auto", "certified"] = "none"
     short_prompt_tokens: int = Field(64, ge=1)  # a prompt of at most so many tokens is short
 
 
 class QualitySection(Section):
     max_wrong: float = Field(0.02, gt=0, lt=1)
     confidence: float = Field(0.95, gt=0, lt=1)
+    repeats: int = Field(100, ge=0)  # audited rows that the full model is asked twice: its own disagreement
     judge: Literal["exact", "normalised", "numeric", "multiple-choice", "json-equal", "embedding", "command"] = "exact"
     min_similarity: float = Field(0.9, gt=0, le=1)  # embedding: cosine that two answers must reach
     command: list[Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]] = []  # see docs/reuse.md
@@ -192,7 +194,8 @@ class QualitySection(Section):
 
     def settings_that_change_a_verdict(self) -> dict[str, Any]:
         """Without the keys of judges that are not asked."""
-        others = {"min_similarity"} if self.judge != "embedding" else set()
+        others = {"repeats"}  # it changes what is known of the judge, and no verdict
+        others |= {"min_similarity"} if self.judge != "embedding" else set()
         others |= {"command", "command_timeout_s"} if self.judge != "command" else set()
         return self.model_dump(exclude=others)
 
@@ -252,6 +255,15 @@ class Job(Section):
         return lanes
 
     @property
+    def certifies(self) -> bool:
+        """True if rows may be served without a run of the full model, as far as audits allow it."""
+        return self.reuse.semantic or self.route.to_quantized == "certified"
+
+    @property
+    def embeds(self) -> bool:
+        return self.reuse.semantic or (self.certifies and self.quality.judge == "embedding")
+
+    @property
     def default_sampling(self) -> Sampling:
         return Sampling(**{**self.sampling.model_dump(), "stop": tuple(self.sampling.stop)})
 
@@ -271,14 +283,15 @@ class Job(Section):
         # A key that is switched off changes nothing, so it names no other run.
         parts["reuse"] = self.reuse.model_dump(exclude=self._reuse_left_as_it_is)
         parts["route"] = self.route.model_dump(include=None if by_length else {"to_quantized"})
-        if self.reuse.semantic:
+        if self.certifies:
             parts["quality"] = self.quality.settings_that_change_a_verdict()
         return {**parts, "dataset": dataset, "engine": engine, "tenant": self.tenant.name}
 
     @property
     def _reuse_left_as_it_is(self) -> set[str]:
-        of_near = set() if self.reuse.semantic else {"min_similarity", "embedder"}
-        return of_near | ({"earlier"} if self.reuse.earlier else set())
+        unused = set() if self.reuse.semantic else {"min_similarity"}
+        unused |= set() if self.embeds else {"embedder"}
+        return unused | ({"earlier"} if self.reuse.earlier else set())
 
 
 def load_job(path: Path, overrides: list[str] | None = None) -> Job:

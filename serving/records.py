@@ -39,6 +39,16 @@ class Source(StrEnum):
     EARLIER = "earlier"  # an earlier run had answered a row with the same key
 
 
+class Lever(StrEnum):
+    """What saves a run of the full model, and needs a certificate for it."""
+
+    NEAR = "near"  # a near-duplicate's answer
+    QUANTIZED = "quantized"  # the quantized model's answer
+
+
+MOST_LOOKS = 4  # of a lever in a run, each with audits of its own
+
+
 class Message(Struct, frozen=True):
     role: str  # system | user | assistant
     content: str

@@ -24,8 +24,10 @@ from serving.store.run import Run, all_runs
 from serving.store.schemas import (
     CERTIFICATES,
     EARLIER,
+    LOOKS,
     MEMBERS,
     NEAR,
+    NOISE,
     PAIRS,
     REFUSED,
     REQUESTS,
@@ -73,9 +75,11 @@ VIEW_SCHEMAS = {
     "members": MEMBERS,
     "earlier": EARLIER,
     "near": NEAR,
+    "looks": LOOKS,
     "routes": ROUTES,
     "verdicts": VERDICTS,
     "certificates": CERTIFICATES,
+    "noise": NOISE,
 }
 
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from serving.records import canonical_json
+from serving.records import MOST_LOOKS, Lever, canonical_json
 from serving.store import durable
 from serving.store.durable import WRITING, drop_unfinished, make_folder
 from serving.store.parts import Manifest, read_manifest
@@ -74,17 +74,24 @@ class Run:
     def routed(self) -> Path:
         return self.folder / "decisions" / "route.json"
 
-    @property
-    def audited(self) -> Path:
-        return self.folder / "decisions" / "audit.json"
+    def look(self, lever: Lever, number: int) -> Path:
+        """Which rows may be served without a run of the full model, and which of them are audited."""
+        return self.folder / "decisions" / f"look-{lever}-{number}.json"
+
+    def verdict(self, lever: Lever, number: int) -> Path:
+        """What the audits of a look have found, and whether they certify it."""
+        return self.folder / "decisions" / f"verdict-{lever}-{number}.json"
 
     @property
-    def certified(self) -> Path:
-        return self.folder / "decisions" / "certify.json"
+    def noise(self) -> Path:
+        """How often the full model disagrees with itself."""
+        return self.folder / "decisions" / "noise.json"
 
     @property
     def stages(self) -> tuple[Path, ...]:
-        return (self.admitted, self.collapsed, self.earlier, self.audited, self.routed, self.certified)
+        looks = ((lever, number) for lever in Lever for number in range(MOST_LOOKS))
+        files = (file for place in looks for file in (self.look(*place), self.verdict(*place)))
+        return (self.admitted, self.collapsed, self.earlier, self.routed, *files, self.noise)
 
     @property
     def embedded(self) -> Path:

@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 from serving.records import Choice, Endpoint, Message, Refusal, Request, sampling_from_json
 
 USD = pa.decimal128(24, 12)
+LIKENESS = (
+    "similarity",
+    "crowd",
+    "words_apart",
+    "generic_apart",
+    "names_apart",
+    "one_sided",
+    "in_common",
+    "length",
+)  # see optimizer.likeness
 USED = ("prompt_tokens", "cached_tokens", "completion_tokens", "drafted_tokens", "accepted_tokens")  # of SEGMENT
 ASKED = ["row", "custom_id", "endpoint", "messages", "sampling", "adapter", "prompt_token_ids"]  # of a request
 
@@ -68,26 +78,44 @@ NEAR = pa.schema(
         ("row", pa.int64()),  # one that a near-duplicate may answer
         ("equals", pa.int64()),
         ("answered_by", pa.int64()),
-        ("stratum", pa.string()),
-        ("drawn", pa.int64()),  # when, in the draw of its stratum; null if it is not audited
+        ("beginning", pa.string()),  # how its prompt begins: rows of one template begin alike
+        *((name, pa.float64()) for name in LIKENESS),  # of the two prompts: what audits are learned from
+    ]
+)
+LOOKS = pa.schema(
+    [
+        ("lever", pa.string()),  # near | quantized
+        ("look", pa.int64()),  # from 0 on: each chooses after what audits of the ones before have found
+        ("row", pa.int64()),  # one that is to be served without a run of the full model
+        ("chance_wrong", pa.float64()),  # as learned from earlier audits; null in the first look
+        ("drawn", pa.int64()),  # when, in the draw; null if the full model is not to answer it
+        ("audited", pa.bool_()),  # in this look; rows that are drawn and not audited are kept for a later one
     ]
 )
 VERDICTS = pa.schema(
     [
+        ("lever", pa.string()),
+        ("look", pa.int64()),
         ("row", pa.int64()),  # an audited one
-        ("stratum", pa.string()),
-        ("agrees", pa.bool_()),  # what it would have been answered, with what it was
+        ("agrees", pa.bool_()),  # what it would have been answered, with what the full model answered it
+    ]
+)
+NOISE = pa.schema(
+    [
+        ("row", pa.int64()),  # one that the full model was asked twice
+        ("agrees", pa.bool_()),  # its second answer with its first
     ]
 )
 CERTIFICATES = pa.schema(
     [
-        ("stratum", pa.string()),
-        ("rows", pa.int64()),  # that were to share an answer, and whose representative has one
+        ("lever", pa.string()),
+        ("look", pa.int64()),
+        ("rows", pa.int64()),  # that were to be served so, less those whose representative failed
         ("audited", pa.int64()),
         ("wrong", pa.int64()),  # of the audited
         ("most_wrong", pa.int64()),  # of all, with confidence 1 - delta
         ("max_wrong", pa.float64()),  # the share that the job allows
-        ("delta", pa.float64()),
+        ("delta", pa.float64()),  # of this look; those of all looks of all levers add up to no more than the job's
         ("seed", pa.int64()),
         ("certified", pa.bool_()),
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flows.answer import answer, answer_work
@@ -15,10 +16,10 @@ from flows.members import Rows
 from flows.open import Work, open_work
 from flows.progress import Silent
 from flows.receipt import Receipt
-from optimizer.certificate import audits_needed
+from optimizer.choosing import first_choice
 from serving.config import parse_job
 from serving.engines.echo import EchoEngine
-from serving.records import Choice, Completion, Failure, Lane, Request, Usage
+from serving.records import Choice, Completion, Failure, Lane, Lever, Request, Usage
 from serving.reuse.embed import HashEmbedder
 from serving.store.ledger import ask, named_queries, open_ledger
 from serving.store.run import all_runs
@@ -26,6 +27,7 @@ from serving.store.segments import Chain, Span
 from serving.store.verify import verify
 
 PAIRS = 300
+FIRST_DELTA = 0.025  # of so few pairs the first look is given half
 
 
 class Answering(EchoEngine):
@@ -77,9 +79,15 @@ def ran(
         "engine": {"kind": "echo"},
         "price": {"usd_per_hour": "3600"},
         "reuse": {"semantic": True, "min_similarity": 0.8, "embedder": "hashes"},
-        "quality": quality,
+        "quality": {"repeats": 0, **quality},
     }
     return answer(parse_job(job, "job"), folder / "runs", Silent())
+
+
+def audits(pairs: int, max_wrong: float) -> int:
+    choice = first_choice(np.ones(pairs, np.bool_), max_wrong, FIRST_DELTA)
+    assert choice is not None
+    return choice.audits
 
 
 def told(receipt: Receipt, sql: str) -> list[tuple[Any, ...]]:
@@ -93,7 +101,7 @@ def test_near_duplicates_are_shared_once_enough_of_them_are_audited(
     receipt = ran(tmp_path, paired(), monkeypatch, max_wrong=0.05)
     [(rows, audited, wrong, certified)] = told(receipt, "SELECT rows, audited, wrong, certified FROM certificates")
     assert (rows, wrong, certified) == (PAIRS, 0, True)
-    assert audited == audits_needed(PAIRS, 0.05, 0.05)
+    assert audited == audits(PAIRS, 0.05)
     assert receipt.sources == {"engine": PAIRS + audited, "semantic": PAIRS - audited}
     assert len(asked) == PAIRS + audited
     assert verify(receipt.run).rows == 2 * PAIRS
@@ -115,7 +123,7 @@ def test_too_few_near_duplicates_for_a_certificate_are_run_and_none_is_audited(
 ) -> None:
     receipt = ran(tmp_path, paired(10), monkeypatch, max_wrong=0.02)
     assert told(receipt, "SELECT * FROM certificates") == []
-    assert told(receipt, "SELECT count(*) FROM near WHERE stratum IS NOT NULL") == [(0,)]
+    assert told(receipt, "SELECT count(*) FROM looks") == [(0,)]
     assert receipt.sources == {"engine": 20}
 
 
@@ -124,7 +132,7 @@ def test_rows_that_equal_a_near_duplicate_share_what_it_gets(tmp_path: Path, mon
     receipt = ran(tmp_path, prompts, monkeypatch, max_wrong=0.05)
     assert sum(receipt.sources.values()) == 3 * PAIRS
     assert told(receipt, "SELECT count(*) FROM certificates WHERE certified") == [(1,)]
-    assert receipt.sources["engine"] == len(asked) < PAIRS + 70
+    assert receipt.sources["engine"] == len(asked) < PAIRS + 90
     assert verify(receipt.run).rows == 3 * PAIRS
 
 
@@ -191,15 +199,15 @@ def test_a_run_that_was_killed_goes_on_with_the_same_audit(
         raise Broken
 
     with monkeypatch.context() as patch, pytest.raises(Broken) if place == "certify" or not wrong else nullcontext():
-        patch.setattr(Chain, "seal", kills) if place == "share" else patch.setattr("flows.certify._certificates", kill)
+        patch.setattr(Chain, "seal", kills) if place == "share" else patch.setattr("flows.looks.Certificate", kill)
         ran(tmp_path, paired(), monkeypatch, differs, max_wrong=0.05)
     [run] = all_runs(tmp_path / "runs")
-    drawn_before = (run.audited.parent / "audit-near-00000.parquet").read_bytes()
+    drawn_before = (run.look(Lever.NEAR, 0).parent / "look-near-0-looks-00000.parquet").read_bytes()
     receipt = ran(tmp_path, paired(), monkeypatch, differs, max_wrong=0.05)
-    assert (run.audited.parent / "audit-near-00000.parquet").read_bytes() == drawn_before
+    assert (run.look(Lever.NEAR, 0).parent / "look-near-0-looks-00000.parquet").read_bytes() == drawn_before
     assert receipt.counts["expired"] == 0
     assert sum(receipt.sources.values()) == 2 * PAIRS
-    assert receipt.sources.get("semantic", 0) == (0 if wrong else PAIRS - audits_needed(PAIRS, 0.05, 0.05))
+    assert receipt.sources.get("semantic", 0) == (0 if wrong else PAIRS - audits(PAIRS, 0.05))
     assert verify(receipt.run).rows == 2 * PAIRS
     assert Counter(asked).most_common(1)[0][1] == 1
 
@@ -217,5 +225,5 @@ def test_a_near_duplicate_whose_representative_fails_is_run(tmp_path: Path, monk
     receipt = ran(tmp_path, paired(), monkeypatch, max_wrong=0.05)
     assert receipt.counts["failed"] == 20  # both of ten pairs
     assert receipt.counts["answered"] == 2 * PAIRS - 20
-    assert told(receipt, "SELECT rows, wrong FROM certificates") == [(PAIRS - 10, 0)]
+    assert told(receipt, "SELECT rows, wrong FROM certificates")[0] == (PAIRS - 10, 0)
     assert verify(receipt.run).rows == 2 * PAIRS

@@ -114,6 +114,7 @@ def test_a_time_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 def semantic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A job section that asks for near-duplicates, of an embedder that needs no model."""
     monkeypatch.setattr("flows.open.open_embedder", lambda path: SimpleNamespace(fingerprint="double", files={}))
+    monkeypatch.setattr("flows.stages.can_certify", lambda work, rows: True)  # of ever so few
     monkeypatch.setattr("serving.reuse.embed.SentenceEmbedder", lambda folder: HashEmbedder())
     return {"semantic": True, "min_similarity": 0.9, "embedder": str(tmp_path / "embedder")}
 

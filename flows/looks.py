@@ -1,0 +1,196 @@
+"""Looks at the candidates of a lever, one after the other: each chooses rows to serve without a run of the full model,
+and some of them to be audited.
+
+A look has two files in the run folder: what it chose and drew, and, once its audits are answered, what they have found.
+The looks end when one is certified, when none is expected to save anything, or after the last that a run may have.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.candidates import Candidates, Flags, Rows, answered_rows, levers
+from flows.open import Work
+from optimizer.certificate import Certificate, drawn
+from optimizer.choosing import Choice, delta_of_look, first_choice, next_choice
+from serving.records import MOST_LOOKS, Lever
+from serving.store.parts import PartWriter, read_manifest
+from serving.store.schemas import CERTIFICATES, LOOKS, VERDICTS
+
+Figures = dict[str, Any]
+# Rows that the full model answers before the quantized one starts, for each that the first look audits: what is over is
+# there for later looks, since one engine has the machine at a time.
+DRAWN_AN_AUDIT = 3
+MOST_DRAWN = 0.25  # of the candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What has been looked at so far; flags are place by place of the candidates."""
+
+    of_lever: Candidates
+    begun: int
+    judged: int
+    chosen: Flags  # by the last look that was begun
+    auditing: Flags  # and by that one to be audited
+    drawn: Flags  # by any, to be answered by the full model
+    audited: Flags  # by any
+    wrong: Flags  # of those that are judged
+    certified: bool  # the last one
+
+    @classmethod
+    def of(cls, work: Work, lever: Lever) -> Self:
+        candidates = Candidates.of(work, lever)
+        nothing = np.zeros(len(candidates.row), np.bool_)
+        chosen, auditing, any_drawn, audited, wrong = nothing, nothing, nothing.copy(), nothing.copy(), nothing.copy()
+        begun = judged = 0
+        certified = False
+        for number in range(MOST_LOOKS):
+            look = read_manifest(work.run.look(lever, number)) if len(candidates.row) else None
+            if look is None:
+                break
+            begun += 1
+            table = look.read("looks", LOOKS)
+            chosen = candidates.places(table["row"].to_numpy())
+            auditing = candidates.places(table.filter(table["audited"])["row"].to_numpy())
+            any_drawn |= candidates.places(table.filter(pc.is_valid(table["drawn"]))["row"].to_numpy())
+            audited |= auditing
+            if (verdict := read_manifest(work.run.verdict(lever, number))) is not None:
+                judged += 1
+                found = verdict.read("verdicts", VERDICTS)
+                wrong |= candidates.places(found.filter(pc.invert(found["agrees"]))["row"].to_numpy())
+                certified = verdict.figures["certified"]
+        return cls(candidates, begun, judged, chosen, auditing, any_drawn, audited, wrong, certified)
+
+    @property
+    def waiting(self) -> bool:
+        """True while the last look has audits that are not judged."""
+        return self.begun > self.judged and bool(self.auditing.any())
+
+    @property
+    def over(self) -> bool:
+        if not len(self.of_lever.row) or self.certified:
+            return True
+        nothing_chosen = self.begun > self.judged and not self.waiting
+        return nothing_chosen or self.judged == MOST_LOOKS
+
+    @property
+    def known(self) -> Flags:
+        """Those that the full model answers in any case, and all that equal them."""
+        return self._equal_to(self.drawn)
+
+    def to_run(self, work: Work) -> Rows:
+        """What the full model is to answer of them: drawn ones, and at the end all that are not served otherwise."""
+        run = ~self.served(work) if self.over else self.known
+        return np.unique(self.of_lever.equals[run])
+
+    def to_serve(self, work: Work) -> Rows:
+        """What is to be served without it; until the last look is judged, if that certifies it."""
+        serve = self.served(work) if self.over else self.chosen & ~self.known
+        return np.unique(self.of_lever.equals[serve])
+
+    def served(self, work: Work) -> Flags:
+        """Which are served without a run of the full model, now that a look is certified: what it chose, but for those
+        that are known and those whose representative has failed."""
+        if not self.certified:
+            return np.zeros(len(self.of_lever.row), np.bool_)
+        return self.chosen & ~self.known & self.of_lever.answerable(work)
+
+    def left_to_audit(self) -> Flags:
+        """Drawn before, and not audited yet: their answers are there."""
+        return self.drawn & ~self._equal_to(self.audited)
+
+    def free(self, work: Work) -> Flags:
+        """Neither audited yet, nor equal to one that was, nor answered by an earlier run."""
+        there = np.isin(self.of_lever.row, answered_rows(work))
+        return ~self._equal_to(self.audited) & (self.drawn | ~there)
+
+    def _equal_to(self, some: Flags) -> Flags:
+        found: Flags = np.isin(self.of_lever.equals, self.of_lever.equals[some])
+        return found
+
+
+def begin_looks(work: Work) -> Figures:
+    """Which rows may be served without a run of the full model, and which are audited for it?"""
+    return {lever.value: look(work, lever) for lever in levers(work)}
+
+
+def can_certify(work: Work, rows: int) -> bool:
+    """Whether an audit of some of so many near-duplicates could bear the rest out, if it found none of them wrong."""
+    every = np.ones(max(0, rows), np.bool_)
+    return first_choice(every, work.job.quality.max_wrong, delta_of(work, 0, len(every))) is not None
+
+
+def look(work: Work, lever: Lever) -> Figures:
+    """Choose and draw anew, after what was found before. The seed comes from the run's content: nobody chooses it."""
+    looks = Looks.of(work, lever)
+    if looks.over or looks.waiting:
+        return {}
+    number, candidates = looks.begun, looks.of_lever
+    choice = _choice(work, looks)
+    name = f"look-{lever}-{number}"
+    parts = PartWriter(work.run.look(lever, number).parent, name, {"looks": LOOKS})
+    if choice is None:
+        return parts.finish({"chosen": 0, "audits": 0}).figures
+    rows, seed = candidates.row[choice.chosen], seed_of(work, lever, number)
+    if lever is Lever.QUANTIZED and number == 0:
+        turns = drawn(rows, min(DRAWN_AN_AUDIT * choice.audits, int(MOST_DRAWN * len(rows))), seed)
+    elif lever is Lever.QUANTIZED:
+        turns = drawn(candidates.row[choice.chosen & looks.left_to_audit()], choice.audits, seed)
+    else:
+        turns = drawn(rows, choice.audits, seed)
+    turn = np.full(len(rows), None, object)
+    turn[np.searchsorted(rows, turns)] = np.arange(len(turns))
+    audited = np.isin(rows, turns[: choice.audits])
+    chance = pa.array(choice.chance_wrong[choice.chosen], from_pandas=True)  # NaN is not known
+    columns = [np.full(len(rows), lever.value), np.full(len(rows), number), rows, chance, turn, audited]
+    parts.add_table("looks", pa.table(columns, schema=LOOKS))
+    return parts.finish({"chosen": len(rows), "audits": int(audited.sum())}).figures
+
+
+def judge(work: Work, looks: Looks, agrees: Flags) -> Figures:
+    """Write what the audits of the last look have found. Where a representative has failed, its row runs; the draw knew
+    nothing of that, so such rows are left out of it."""
+    candidates, number, lever = looks.of_lever, looks.begun - 1, looks.of_lever.lever
+    there = candidates.answerable(work)
+    inside, judged = looks.chosen & there, looks.auditing & there
+    delta = delta_of(work, number, len(candidates.row))
+    audited, wrong = int(judged.sum()), int((judged & ~agrees).sum())
+    found = Certificate(int(inside.sum()), audited, wrong, work.job.quality.max_wrong, delta)
+    file = work.run.verdict(lever, number)
+    parts = PartWriter(file.parent, file.stem, {"verdicts": VERDICTS, "certificates": CERTIFICATES})
+    every = [np.full(len(candidates.row), lever.value), np.full(len(candidates.row), number), candidates.row, agrees]
+    parts.add_table("verdicts", pa.table(every, schema=VERDICTS).filter(pa.array(judged)))
+    figures = (found.rows, audited, wrong, found.most_wrong, found.max_wrong, delta, seed_of(work, lever, number))
+    certificate = (lever.value, number, *figures, found.certified)
+    parts.add("certificates", dict(zip(CERTIFICATES.names, certificate, strict=True)))
+    return parts.finish({"certified": found.certified}).figures
+
+
+def delta_of(work: Work, number: int, rows: int) -> float:
+    """Levers share the job's alike, and the looks of one share that."""
+    quality = work.job.quality
+    return delta_of_look(number, rows, quality.max_wrong, (1 - quality.confidence) / max(1, len(levers(work))))
+
+
+def seed_of(work: Work, what: str, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{work.run.run_id} {what} {number}".encode()).digest()[:7])
+
+
+def _choice(work: Work, looks: Looks) -> Choice | None:
+    max_wrong, free = work.job.quality.max_wrong, looks.free(work)
+    delta = delta_of(work, looks.begun, len(free))
+    quantized = looks.of_lever.lever is Lever.QUANTIZED
+    if looks.begun == 0:
+        choice = first_choice(free, max_wrong, delta)
+        # An audit of a near-duplicate is a run that it would have had anyway; one of the quantized model is a second.
+        dear = choice is not None and quantized and choice.audits > MOST_DRAWN * len(free)
+        return None if dear else choice
+    free &= looks.of_lever.answerable(work)
+    drawable = looks.left_to_audit() if quantized else free
+    features, group = looks.of_lever.seen(work)
+    return next_choice(features, group, looks.audited, looks.wrong, free, drawable, max_wrong, delta)

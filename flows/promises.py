@@ -1,0 +1,64 @@
+"""What a run promises of the rows that the full model did not run, in sentences that can be quoted."""
+
+from typing import TYPE_CHECKING, Any
+
+from optimizer.noise_floor import NoiseFloor
+from serving.records import Lever
+from serving.store.run import Run
+
+if TYPE_CHECKING:
+    import duckdb
+
+LOOKS = """
+SELECT lever, rows, audited, wrong, most_wrong, certified FROM certificates WHERE run_id = $run ORDER BY lever, look
+"""
+CANDIDATES = """
+SELECT 'near' AS lever, count(*) AS rows FROM near WHERE run_id = $run
+UNION ALL SELECT 'quantized', count(*) FROM routes WHERE run_id = $run AND lane = 'quantized'
+"""
+SERVED = """
+SELECT CASE source WHEN 'semantic' THEN 'near' ELSE lane END AS lever, count(*) AS rows
+FROM rows WHERE run_id = $run AND (source = 'semantic' OR lane = 'quantized') GROUP BY ALL
+"""
+NOISE = "SELECT count(*) AS pairs, count(*) FILTER (NOT agrees) AS differ FROM noise WHERE run_id = $run"
+WHICH = {Lever.NEAR: "near-duplicates", Lever.QUANTIZED: "quantized answers"}
+
+
+def promises(ledger: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
+    job = run.facts["job"]
+    candidates, served = (_by_lever(ledger, sql, run) for sql in (CANDIDATES, SERVED))
+    asked = {Lever.NEAR: job["reuse"]["semantic"], Lever.QUANTIZED: job["route"]["to_quantized"] == "certified"}
+    looks: dict[str, list[tuple[Any, ...]]] = {lever: [] for lever in Lever}
+    for lever, *told in ledger.execute(LOOKS, {"run": run.run_id}).fetchall():
+        looks[lever].append(tuple(told))
+    lines = [
+        f"{WHICH[lever]}: {_promise(looks[lever], candidates[lever], served.get(lever, 0), job['quality'])}"
+        for lever in Lever
+        if asked[lever] and candidates[lever]
+    ]
+    return [*lines, *_noise(ledger, run)]
+
+
+def _promise(looks: list[tuple[Any, ...]], candidates: int, served: int, quality: dict[str, Any]) -> str:
+    confidence = f"with {quality['confidence']:.0%} confidence"
+    if not looks:
+        return f"none. {candidates} rows could be, too few for a certificate that audits only some of them"
+    seen = [f"{audited} of {rows} audited, {wrong} wrong" for rows, audited, wrong, _, _ in looks]
+    *_, wrong, most_wrong, certified = looks[-1]
+    if not certified:
+        return f"none. At most {quality['max_wrong']:.4g} of them may be wrong, {confidence}: {'; '.join(seen)}"
+    after = f", after {len(looks) - 1} other look{'s' * (len(looks) > 2)}" if len(looks) > 1 else ""
+    return f"at most {most_wrong - wrong} of {served} are wrong, {confidence} ({seen[-1]}{after})"
+
+
+def _noise(ledger: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
+    [(pairs, differ)] = ledger.execute(NOISE, {"run": run.run_id}).fetchall()
+    floor = NoiseFloor(pairs, differ)
+    if floor.share is None:
+        return []
+    low, high = floor.interval
+    return [f"asked again, the full model itself says something else in {floor.share:.1%} ({low:.1%} to {high:.1%})"]
+
+
+def _by_lever(ledger: "duckdb.DuckDBPyConnection", sql: str, run: Run) -> dict[str, int]:
+    return dict(ledger.execute(sql, {"run": run.run_id}).fetchall())
