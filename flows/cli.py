@@ -237,7 +237,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     job = load_job(options.job, _overrides(options))
     progress = progress_for(job.budget.usd, quiet=False)
     try:
-        report = calibrate(open_work(job, options.runs, progress), options.rows)
+        report = calibrate(lambda: open_work(job, options.runs, progress), options.rows)
     finally:
         progress.end()
     print(report)
