@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.candidates import levers
 from flows.certify import certify, certify_quantized
 from flows.judging import Texts
 from flows.learning import Ran, keep
@@ -45,7 +46,7 @@ def answer_lane(work: Work, lane: Lane, pilot: Pilot | None = None, only: Rows |
         pending = pending_rows(work, lane)
         if only is not None:
             pending = np.intersect1d(pending, only)
-        if not len(pending) or work.limits.stop():
+        if not len(pending) or work.limits.stop() or _waits(work, lane):
             return {"lane": lane.name, "pending": len(pending)}
         try:
             complete = _run_engine(work, lane, pending, quarantine, pilot)
@@ -57,6 +58,17 @@ def answer_lane(work: Work, lane: Lane, pilot: Pilot | None = None, only: Rows |
         else:
             if not complete and not work.limits.stop():
                 raise EngineDied(f"{lane.name}: the engine ended without an answer for every row")
+
+
+def _waits(work: Work, lane: Lane) -> bool:
+    """True while the quantized model cannot be audited, since the full one has not answered what that takes."""
+    if not _needs_certificate(work, lane):
+        return False
+    return not Looks.of(work, Lever.QUANTIZED).over and len(pending_rows(work, work.job.lanes["full"])) > 0
+
+
+def _needs_certificate(work: Work, lane: Lane) -> bool:
+    return lane.name == Lever.QUANTIZED and Lever.QUANTIZED in levers(work)
 
 
 def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine, pilot: Pilot | None) -> bool:
@@ -103,8 +115,8 @@ def _answer(
         return work.limits.running_usd
 
     try:
-        if settlement.lane.name == "quantized" and work.job.route.to_quantized == "certified":
-            portions = _certified(work, settlement)
+        if _needs_certificate(work, settlement.lane):
+            portions = _certified(work, settlement, pending)
         else:
             portions = iter([pending]) if pilot is None else pilot.portions(pending)
         for turn in chain.from_iterable(map(quarantine.turns, chain(portions, _uncertified(work, settlement)))):
@@ -127,8 +139,8 @@ def _answer(
     return settlement.complete
 
 
-def _certified(work: Work, settlement: Settlement) -> Iterator[Rows]:
-    """What the quantized model may answer, once it has been audited by rows that the full model has answered."""
+def _certified(work: Work, settlement: Settlement, pending: Rows) -> Iterator[Rows]:
+    """What the quantized model may answer of these, once it is audited by rows that the full one has answered."""
     while (looks := Looks.of(work, Lever.QUANTIZED)).waiting and not work.limits.stop():
         served: dict[int, Texts] = {}
         try:
@@ -138,7 +150,7 @@ def _certified(work: Work, settlement: Settlement) -> Iterator[Rows]:
             certify_quantized(work, served)  # what it has not answered is wrong: it is asked for no row that killed it
             raise
         certify_quantized(work, served)
-    if len(rows := pending_rows(work, settlement.lane)):
+    if len(rows := np.intersect1d(pending, pending_rows(work, settlement.lane))):
         yield rows
 
 

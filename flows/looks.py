@@ -15,16 +15,14 @@ import pyarrow.compute as pc
 
 from flows.candidates import Candidates, Flags, Rows, answered_rows, levers
 from flows.open import Work
-from optimizer.certificate import Certificate, drawn
+from optimizer.certificate import Certificate, audits_needed, drawn
 from optimizer.choosing import Choice, delta_of_look, first_choice, next_choice
 from serving.records import MOST_LOOKS, Lever
 from serving.store.parts import PartWriter, read_manifest
 from serving.store.schemas import CERTIFICATES, LOOKS, VERDICTS
 
 Figures = dict[str, Any]
-# Rows that the full model answers before the quantized one starts, for each that the first look audits: what is over is
-# there for later looks, since one engine has the machine at a time.
-DRAWN_AN_AUDIT = 3
+FOUND_LATER = 2  # wrong ones that a later look is to bear, if it chooses half of the rows
 MOST_DRAWN = 0.25  # of the candidates
 
 
@@ -138,7 +136,7 @@ def look(work: Work, lever: Lever) -> Figures:
         return parts.finish({"chosen": 0, "audits": 0}).figures
     rows, seed = candidates.row[choice.chosen], seed_of(work, lever, number)
     if lever is Lever.QUANTIZED and number == 0:
-        turns = drawn(rows, min(DRAWN_AN_AUDIT * choice.audits, int(MOST_DRAWN * len(rows))), seed)
+        turns = drawn(rows, min(choice.audits + _for_later(work, len(rows)), int(MOST_DRAWN * len(rows))), seed)
     elif lever is Lever.QUANTIZED:
         turns = drawn(candidates.row[choice.chosen & looks.left_to_audit()], choice.audits, seed)
     else:
@@ -175,6 +173,13 @@ def delta_of(work: Work, number: int, rows: int) -> float:
     """Levers share the job's alike, and the looks of one share that."""
     quality = work.job.quality
     return delta_of_look(number, rows, quality.max_wrong, (1 - quality.confidence) / max(1, len(levers(work))))
+
+
+def _for_later(work: Work, rows: int) -> int:
+    """Rows that the full model answers for later looks before the quantized one starts: one engine has the machine at a
+    time, and a look can audit only what the full model has answered."""
+    audits = audits_needed(rows // 2, work.job.quality.max_wrong, delta_of(work, 1, rows), FOUND_LATER)
+    return 2 * audits
 
 
 def seed_of(work: Work, what: str, number: int) -> int:
