@@ -107,10 +107,22 @@ def _rows(receipt: Receipt) -> list[str]:
         f"  collapsed   {exact + near:>6} = {exact} exact duplicates + {near} near-duplicates"
         f" ({receipt.vetoed_pairs} near pairs vetoed)",
     ]
-    lines += [f"              {line}" for line in receipt.promises]
+    lines += [f"              {line}" for line in [*receipt.promises, *_did_not_pay(receipt)]]
     if earlier := sources.get("earlier", 0):
         lines.append(f"  earlier     {earlier:>6} answered by earlier runs, and paid for there")
     return lines
+
+
+def _did_not_pay(receipt: Receipt) -> list[str]:
+    """Whether it cost more to look for near-duplicates than they saved; not known while rows are open."""
+    embedding = receipt.overheads.get("embedding")
+    if embedding is None or receipt.baseline_usd is None or receipt.counts["expired"]:
+        return []
+    saved = next((step["saved_usd"] for step in receipt.savings if step["step"] == "near-duplicates"), 0.0)
+    if saved >= embedding["usd"]:
+        return []
+    cost = f"embedding cost ${embedding['usd']:.6f}, and they saved ${saved:.6f} (estimated)"
+    return [f"near-duplicates did not pay: {cost}; [reuse] semantic = false is cheaper here"]
 
 
 def _lanes(receipt: Receipt) -> list[str]:

@@ -131,7 +131,9 @@ def test_copies_follow_their_representative_to_a_near_duplicate(tmp_path: Path, 
 
 
 def test_embedding_is_booked_once(tmp_path: Path, semantic: dict[str, Any]) -> None:
-    run = run_job(tmp_path, [(NEAR[0], 0.0), (NEAR[1], 0.0)], reuse=semantic).run
+    receipt = run_job(tmp_path, [(NEAR[0], 0.0), (NEAR[1], 0.0)], reuse=semantic)
+    run = receipt.run
+    assert "near-duplicates did not pay: embedding cost $" in str(receipt)
     with open_ledger(tmp_path / "runs") as ledger:
         booked = ledger.execute("SELECT kind FROM overheads WHERE kind NOT IN ('start_up', 'shut_down')").fetchall()
     assert booked == [("embedding",)]
