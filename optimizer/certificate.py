@@ -58,13 +58,21 @@ def most_wrong(rows: int, audited: int, found: int, delta: float) -> int:
 
 def audits_needed(rows: int, max_wrong: float, delta: float, found: int = 0) -> int:
     """The fewest audits that certify `rows` if `found` of them are wrong. All of them, where no fewer can."""
+    for allowed in range(int(max_wrong * rows), -1, -1):  # the more may be wrong, the fewer audits rule one more out
+        audits = _audits_to_rule_out(allowed + found + 1, rows, found, delta)
+        if Certificate(rows, audits, found, max_wrong, delta).certified:
+            return audits
+    return rows
+
+
+def _audits_to_rule_out(wrong: int, rows: int, found: int, delta: float) -> int:
     least, most = min(found, rows), rows
-    while least < most:  # of audits that find no more, more never certify less
+    while least < most:
         middle = (least + most) // 2
-        if Certificate(rows, middle, found, max_wrong, delta).certified:
-            most = middle
-        else:
+        if _at_most(found, rows, min(wrong, rows), middle) > delta * (1 - ROUNDING):
             least = middle + 1
+        else:
+            most = middle
     return least
 
 

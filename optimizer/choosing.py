@@ -44,11 +44,12 @@ def delta_of_look(number: int, rows: int, max_wrong: float, delta: float) -> flo
     """The chance to be wrong that a look may have, of the `delta` of all together; it is shared out before any of them.
 
     The first is given most of it if later ones can still promise something with the rest: with a hundredth an audit
-    takes some three times as many rows, which among many are few.
+    takes some three times as many rows, which among many are few. And if they could promise nothing with half of it.
     """
-    rest = delta * (1 - MOST_OF_DELTA)
+    rest, half = delta * (1 - MOST_OF_DELTA), rows // 2
     many = audits_needed(rows, max_wrong, rest / 2) <= FEW * rows
-    later: float = rest if many else delta / 2
+    hopeless = audits_needed(half, max_wrong, delta / 4) >= half
+    later: float = rest if many or hopeless else delta / 2
     if number == 0:
         return delta - later
     return later / float(2 ** min(number, MOST_LOOKS - 2))
