@@ -128,7 +128,8 @@ def star_cover(pairs: Sequence[Pair], weight: Mapping[int, int]) -> dict[int, in
             if row in served:
                 continue
             star = stars.get(row, set())
-            for near in sorted(neighbours[row] - served.keys() - stars.keys()):
+            free = (near for near in neighbours[row] if near not in served and near not in stars)
+            for near in sorted(free):
                 if not opposed[near] & star:
                     star.add(near)
                     served[near] = row
