@@ -86,11 +86,12 @@ def _at_most(found: int, rows: int, wrong: int, audited: int) -> float:
     """P[Hypergeometric(rows, wrong, audited) <= found]."""
     least = max(0, audited - (rows - wrong))
     terms = [
-        _log_choose(wrong, count) + _log_choose(rows - wrong, audited - count)
+        log_choose(wrong, count) + log_choose(rows - wrong, audited - count)
         for count in range(least, min(found, wrong) + 1)
     ]
-    return math.fsum(math.exp(term - _log_choose(rows, audited)) for term in terms)
+    return math.fsum(math.exp(term - log_choose(rows, audited)) for term in terms)
 
 
-def _log_choose(of: int, chosen: int) -> float:
+def log_choose(of: int, chosen: int) -> float:
+    """The logarithm of the ways to choose so many of so many."""
     return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)

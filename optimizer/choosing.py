@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.certificate import Certificate, audits_needed
+from optimizer.certificate import Certificate, audits_needed, log_choose
 from serving.records import MOST_LOOKS
 
 Floats = NDArray[np.float64]  # (candidates,), or (candidates, features)
@@ -173,11 +173,7 @@ def _gains(rows: int, belief: tuple[float, float], max_wrong: float, delta: floa
 
 
 def _beta_binomial(count: int, trials: int, more: float, less: float) -> float:
-    return math.exp(_log_choose(trials, count) + _log_beta(count + more, trials - count + less) - _log_beta(more, less))
-
-
-def _log_choose(of: int, chosen: int) -> float:
-    return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)
+    return math.exp(log_choose(trials, count) + _log_beta(count + more, trials - count + less) - _log_beta(more, less))
 
 
 def _log_beta(one: float, other: float) -> float:

@@ -13,7 +13,7 @@ from optimizer.differences.polarity import MENDING, opposed
 from optimizer.differences.quantities import quantities, unit_of
 from optimizer.differences.symbols import symbols
 from optimizer.differences.tense import times
-from optimizer.differences.word_order import in_another_voice, reordered
+from optimizer.differences.word_order import in_another_voice, longest_common, reordered
 from optimizer.differences.wording import ASKING, RELATIONS, SMALL, apart, content
 from optimizer.differences.words import WORD, words
 
@@ -57,8 +57,7 @@ def _other_names(left: str, right: str) -> bool:
     names, others = names_of(fewer, more), names_of(more, fewer)
     if not MENDING.search(more):
         return names != others
-    rest = iter(others)
-    return not all(name in rest for name in names)
+    return longest_common(names, others) < len(names)
 
 
 def names_of(text: str, other: str) -> list[str]:

@@ -24,6 +24,7 @@ from serving.store.run import Run, all_runs
 from serving.store.segments import Chain
 from serving.store.verify import verify
 from tests.cli.command import digests
+from tests.flows.test_certify import paired
 
 Line = tuple[str, dict[str, Any]]  # a prompt, and its settings
 
@@ -273,17 +274,6 @@ def test_the_first_answer_is_foretold_though_others_were_taken(house: House, mon
     house.run("one")
     house.run("one", "two")
     assert seen == [False, False]
-
-
-def paired(pairs: int) -> list[str]:
-    """Each prompt twice: once with a small word more, which no veto minds."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    names = [f"{letters[n // 26 % 26]}{letters[n % 26]}{letters[n // 676]}word" for n in range(pairs)]
-    return [
-        text
-        for name in names
-        for text in (f"{name} explains why {name}s are blue", f"{name} explains why the {name}s are blue")
-    ]
 
 
 @pytest.fixture
