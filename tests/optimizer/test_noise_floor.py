@@ -37,7 +37,8 @@ def test_the_interval_is_scipys(sample: tuple[int, int]) -> None:
     assert clopper_pearson(found, of, CONFIDENCE) == pytest.approx((told.low, told.high), abs=1e-9)
 
 
-@given(st.integers(1, 20), st.floats(0, 1))
+# Shares below one in 1e12 are left out: SciPy's own binomial overflows at the smallest of them.
+@given(st.integers(1, 20), st.just(0.0) | st.floats(1e-12, 1))
 def test_it_holds_the_true_share_as_often_as_it_says(of: int, share: float) -> None:
     intervals = (clopper_pearson(found, of, CONFIDENCE) for found in range(of + 1))
     within = [low - 1e-9 <= share <= high + 1e-9 for low, high in intervals]
