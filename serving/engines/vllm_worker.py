@@ -393,7 +393,8 @@ def _result(output: Any) -> dict[str, Any]:
 
 
 def _speculated(choices: Any) -> dict[str, int]:
-    told = [choice.spec_decode_metrics for choice in choices if choice.spec_decode_metrics is not None]
+    each = (getattr(choice, "spec_decode_metrics", None) for choice in choices)  # no attribute before vLLM 0.32
+    told = [metrics for metrics in each if metrics is not None]
     accepted = sum(tokens * steps for metrics in told for tokens, steps in enumerate(metrics.histogram))
     return {"drafted_tokens": sum(metrics.num_draft_tokens for metrics in told), "accepted_tokens": accepted}
 
