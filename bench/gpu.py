@@ -1,12 +1,12 @@
-"""What a GPU does with models of real shapes: throughput by load and setting, beside plain vLLM, and what was predicted.
+"""What a GPU does with models of real shapes: throughput by load and setting, and beside it that of plain vLLM.
 
-    python bench/gpu.py [--setups llama,llama-fp8,...] [--limit-s SECONDS] [--results FILE]
+    python bench/gpu.py [--setups llama,llama-fp8,...] [--bare llama,small] [--limit-s SECONDS]
 
 Weights are random, since the time of a step does not depend on what a model says, so that nothing has to be downloaded;
 prompts are random tokens that share nothing. Each load is run by gristmill's engine from one process, as a job has it,
-and, for some, by vLLM's own `LLM.generate` on the same tokens. The rows have the columns that
-`gristmill predict` reads, so that the planner is scored on them: bench/planner.py bench/results/gpu.csv.
-Takes about a minute for each setup, most of it loading and capturing graphs.
+and, for the setups of --bare, by vLLM's own `LLM.generate` on the same tokens. A setup takes about a minute, most of it
+loading and capturing graphs. Adds to bench/results/gpu.csv, in the columns that `gristmill predict` reads;
+bench/gpu_score.py says how well it was predicted.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from serving.engines.machine import Machine, settled, this_machine
 from serving.engines.vllm_arguments import vllm_arguments
 from serving.engines.vllm_environment import child_environment
 from serving.environment import settle
-from serving.records import Endpoint, Request, Sampling
+from serving.records import Endpoint, EngineDied, Request, Sampling
 
 sys.path.insert(0, str(Path(__file__).parent))
 from random_models import random_prompts, save_shape
@@ -37,6 +37,7 @@ from sheet import add_rows
 
 RESULTS = Path("bench/results/gpu.csv")
 BARE_LOOP = Path(__file__).parent / "gpu_bare.py"
+SUMS = ("decode_s", "decode_tokens", "mixed_s", "mixed_prefill", "mixed_decode")
 MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS, MAX_MODEL_LEN = 256, 8192, 2304
 
 
@@ -87,9 +88,9 @@ SETUPS = {
     "small": Setup("SmolLM2-135M", BASE, SMALL_LOADS),
     "moe": Setup("Qwen3-30B-A3B", BASE),
 }
-# What it would give to have vLLM's engine core in a process of its own, beside the one that takes and gives rows.
-APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-SETUPS |= {name + "-apart": replace(SETUPS[name], environment=APART) for name in ("small", "llama")}
+# Steps in the process that takes and gives rows as well, as on a CPU.
+TOGETHER = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+SETUPS |= {name + "-together": replace(SETUPS[name], environment=TOGETHER) for name in ("small", "llama", "llama-fp8")}
 
 
 def main() -> int:
@@ -99,11 +100,14 @@ def main() -> int:
     parser.add_argument("--limit-s", type=float, default=3600.0, help="begin nothing after so many seconds")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--logs", type=Path, default=Path(".gristmill"))
+    parser.add_argument(
+        "--score", action="store_true", help="measure nothing: say how well what there is was predicted"
+    )
     options = parser.parse_args()
     settle(Path(".gristmill").resolve())
     machine = this_machine()
     if not machine.has_gpu:
-        print("no GPU here: this measures one")
+        print("no GPU here: this measures one; bench/gpu_score.py shows what was measured on others")
         return 2
     ends = time.monotonic() + options.limit_s
     vllm_engine.vllm_arguments = dummy_arguments
@@ -113,14 +117,12 @@ def main() -> int:
         with TemporaryDirectory() as folder:
             model = save_shape(Path(folder) / setup.model, setup.model)
             try:
-                rows = list(measured(name, setup, model, machine, options.logs / f"gpu-{name}.log", ends))
+                for row in measured(name, setup, model, machine, options.logs / f"gpu-{name}.log", ends):
+                    add_rows(options.results, [row])
                 if name in options.bare.split(",") and time.monotonic() < ends:
-                    rows += bare(name, setup, model, machine, options.logs / f"gpu-{name}-bare.log")
-            except Exception:
+                    add_rows(options.results, bare(name, setup, model, machine, options.logs / f"gpu-{name}-bare.log"))
+            except (EngineDied, RuntimeError, subprocess.CalledProcessError):
                 traceback.print_exc()  # the other setups are worth their minutes all the same
-                continue
-        if rows:
-            add_rows(options.results, rows)
     return 0
 
 
@@ -188,10 +190,10 @@ def row_of(
 ) -> dict[str, object]:  # fmt: skip
     config, tokens_per_s = setup.config, load.requests * load.output_tokens / seconds
     steps_s = sums.get("decode_s", 0.0) + sums.get("mixed_s", 0.0)
+    in_steps = f", {steps_s / seconds:4.0%} of it in steps" if sums else ""
     print(
         f"  {load.input_tokens:5} in {load.output_tokens:4} out x {load.requests:5}: {seconds:8.3f} s,"
-        f" {tokens_per_s:9.0f} output tokens/s, {(load.input_tokens * load.requests + tokens_per_s * seconds) / seconds:9.0f} in all;"
-        f" in steps {steps_s / seconds:4.0%} ({loop})",
+        f" {tokens_per_s:9.0f} output tokens/s{in_steps} ({loop})",
         flush=True,
     )
     fp8 = config.precision.quantize == "fp8"
@@ -219,7 +221,7 @@ def row_of(
         "loop": loop,
         "seconds": f"{seconds:.4f}",
         "start_s": f"{start_s:.1f}",
-        **{key: f"{sums.get(key, 0.0):.4f}" for key in ("decode_s", "decode_tokens", "mixed_s", "mixed_prefill", "mixed_decode")},
+        **{key: f"{sums[key]:.4f}" if sums else "" for key in SUMS},
     }
 
 

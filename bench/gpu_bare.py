@@ -21,9 +21,7 @@ def main() -> None:
     start_s = time.monotonic() - began
     seconds = []
     for input_tokens, output_tokens, requests, seed in [[64, 8, 32, 1], *loads]:
-        prompts = [
-            {"prompt_token_ids": list(tokens)} for tokens in random_prompts(model, input_tokens, requests, seed)
-        ]
+        prompts = [{"prompt_token_ids": list(tokens)} for tokens in random_prompts(model, input_tokens, requests, seed)]
         sampling = SamplingParams(temperature=0.0, max_tokens=output_tokens)
         began = time.monotonic()
         done = engine.generate(prompts, sampling, use_tqdm=False)

@@ -32,7 +32,13 @@ FIRST_WORD = 3  # the ones before it begin, end and pad
 
 
 def save_shape(folder: Path, model: str) -> Path:
-    config = {"torch_dtype": "bfloat16", "hidden_act": "silu", "bos_token_id": 0, "eos_token_id": None, **CONFIGS[model]}
+    config = {
+        "torch_dtype": "bfloat16",
+        "hidden_act": "silu",
+        "bos_token_id": 0,
+        "eos_token_id": None,
+        **CONFIGS[model],
+    }
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     _save_tokenizer(folder, config["vocab_size"])

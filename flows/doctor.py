@@ -55,7 +55,7 @@ def _precisions(machine: Machine) -> list[str]:
 
 
 def _settings(machine: Machine) -> list[str]:
-    config = settled(EngineConfig(), machine)
+    config = settled(EngineConfig(batching=machine.usual_batching), machine)
     lines = [
         f"engine     {config.batching.max_num_seqs} sequences, {config.batching.max_num_batched_tokens} tokens a step,"
         f" blocks of {config.cache.block_tokens or 'vLLM default'} tokens,"

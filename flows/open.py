@@ -18,6 +18,7 @@ from optimizer.catalogue.catalogue import Catalogue
 from serving.config import BadJob, Job
 from serving.engine_config import NO_ADAPTERS, Adapters
 from serving.engines.fork_server import ForkServers
+from serving.engines.machine import this_machine
 from serving.engines.open import computed_in
 from serving.intake.admit import POLICY_VERSION
 from serving.intake.files import InputFile, open_inputs, sha256_of_files
@@ -135,6 +136,7 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
     """
     if runs.exists() and not runs.is_dir():
         raise BadJob(f"--runs {runs}: not a folder; name one for the run folders")
+    job = batched_for_this_machine(job)
     inputs = open_inputs(job.dataset.path, Path.cwd())
     models = open_models(job)
     adapters = {name: AdapterFolder.open(Path(folder)) for name, folder in job.model.adapters.items()}
@@ -173,6 +175,18 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
         job, run, inputs, models, _adapters(adapters), price, catalogue, progress, limits, facts, stated_price,
         take_over,
     )  # fmt: skip
+
+
+def batched_for_this_machine(job: Job) -> Job:
+    """With what the job does not say of how much runs at once as this machine has use for it. It still counts as not
+    said, so that a forecast may choose better."""
+    if job.engine.kind != "vllm":
+        return job
+    usual = asdict(this_machine().usual_batching)
+    left = {"max_num_seqs", "max_num_batched_tokens"} - job.engine.model_fields_set
+    engine = job.engine.model_copy(update={name: usual[name] for name in left})
+    engine.model_fields_set.difference_update(left)
+    return job.model_copy(update={"engine": engine})
 
 
 def _settings(job: Job) -> dict[str, Any]:

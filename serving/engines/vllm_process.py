@@ -37,7 +37,6 @@ class VllmProcess:
     ) -> None:
         self.in_flight: set[int] = set()
         self.sums: dict[str, float] = {}  # engine time by what its steps did
-        self.evidence: StepEvidence | None = None
         self._window = window
         self.server = server
         self._order = {"arguments": arguments, "meter": meter_path, "place": place}
@@ -95,6 +94,11 @@ class VllmProcess:
         """How many it has begun."""
         return self._step.read().number
 
+    @property
+    def evidence(self) -> StepEvidence | None:
+        """What its steps took, also once it is closed; None before there was one, and where they cannot be seen."""
+        return self._step.evidence()
+
     def give(self, request: Request) -> None:
         """Raises EngineDied."""
         assert request.prompt_token_ids is not None, "a local model's requests are tokenized at admission"
@@ -139,9 +143,6 @@ class VllmProcess:
         if failed := message.get("failed"):
             return Completion(failed["row"], failure=Failure(failed["code"], failed["reason"]))
         self.sums = message["steps"]
-        told = message["evidence"]
-        if told["totals"][0]:
-            self.evidence = StepEvidence.from_json(told)
         done = message["done"]
         return Completion(
             row=done["row"],

@@ -27,6 +27,9 @@ TOKENS, TOKENS_AT = struct.Struct("<QQ"), 16  # as serving/store/meter.py reads 
 LEAST_LOGPROB = -9999.0  # of a token that could not come, which JSON has no infinity for; as OpenAI's API says it
 STEP = struct.Struct("<QII")  # as serving/engines/step_page.py reads it: steps begun, rows new in this one, rows in it
 PARTS = 5  # of what a step computes, see _parts
+SUMS = 1 + PARTS + PARTS * (PARTS + 1) // 2
+VERSION, EVIDENCE = struct.Struct("<Q"), struct.Struct(f"<Q{SUMS}d")
+INSIDE = "GRISTMILL_INSIDE"  # the variable that tells processes that vLLM begins what is to hold in them as well
 DESCRIPTORS = 6  # of an order: what becomes of the process, its log, requests, answers, the leash, the page of steps
 
 
@@ -115,12 +118,16 @@ def _be_an_engine(order: dict[str, Any], descriptors: list[int], server: int) ->
     os.close(leash)
     with os.fdopen(out_descriptor, "w", encoding="utf-8", buffering=1) as out:
         requests = _read(asked)
-        meter = StepMeter(order["meter"], order["place"])
-        engine = _start(order["arguments"], meter)
-        note = StepPage(page)
-        note.watch(engine, meter)
+        meter, arguments = StepMeter(order["meter"], order["place"]), order["arguments"]
+        inside = {
+            "page": f"/proc/{os.getpid()}/fd/{page}",
+            "repairs": [name for name in REPAIRS if arguments.get(name)],
+        }
+        os.environ[INSIDE] = json.dumps(inside)
+        _prepare_inside()
+        engine = _start(arguments, meter)
         _send(out, {"ready": True})
-        _serve(engine, requests, meter, note, out)
+        _serve(engine, requests, meter, out)
 
 
 def _read(asked: int) -> "queue.Queue[dict[str, Any] | None]":
@@ -153,8 +160,6 @@ class StepMeter:
                 self._page = mmap.mmap(file.fileno(), 0)
         self.sums = dict.fromkeys(("decode_s", "decode_tokens", "mixed_s", "mixed_prefill", "mixed_decode"), 0.0)
         self._prefill = self._decode = 0
-        self.evidence = Evidence()
-        self.scheduled: list[int] | None = None  # what the step that runs computes, where that can be seen
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
         if iteration_stats is not None:
@@ -162,9 +167,6 @@ class StepMeter:
             self._decode += iteration_stats.num_generation_tokens
 
     def add_step(self, seconds: float) -> None:
-        if self.scheduled is not None:
-            self.evidence.add(self.scheduled, seconds)
-            self.scheduled = None
         if self._prefill == 0 and self._decode:
             self._add(decode_s=seconds, decode_tokens=self._decode)
         else:
@@ -185,66 +187,64 @@ class StepMeter:
         pass
 
 
-class Evidence:
-    """What steps took beside what they computed, as sums that the times of their parts can be fitted from: for parts x
-    and seconds y, the sums of x, of y, and of the products x x' / y (serving/records.py, StepEvidence)."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.totals = [0.0] * PARTS
-        self.products = [0.0] * (PARTS * (PARTS + 1) // 2)
-
-    def add(self, parts: list[int], seconds: float) -> None:
-        self.seconds += seconds
-        at = 0
-        for place, part in enumerate(parts):
-            self.totals[place] += part
-            for other in parts[place:]:
-                self.products[at] += part * other / seconds
-                at += 1
-
-    def as_json(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "totals": self.totals, "products": self.products}
-
-
 class StepPage:
-    """Notes which rows a step is about to run, in memory that the parent still reads when the step has killed us."""
+    """Notes each step in memory that the parent still reads when the step has killed us: which rows it runs, before it
+    does, and afterwards, in sums, what steps took beside what they computed. Whichever process runs them writes it.
+
+    For parts x of a step and its seconds y the sums are of y, of x, and of the products x x' / y, from which the times
+    of the parts can be fitted (serving/records.py, StepEvidence).
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._page = mmap.mmap(descriptor, 0)
-        self._room = (len(self._page) - STEP.size) // 8
+        self._room = (len(self._page) - STEP.size - EVIDENCE.size) // 8
         self._steps = 0
-        self._watching = False
+        self._sums = [0.0] * SUMS
+        self._running: dict[int, tuple[float, list[int]]] = {}  # steps that are not over: when they began, their parts
+        self._ended_s = 0.0
 
-    def watch(self, engine: Any, meter: StepMeter) -> None:
-        """Look at what the scheduler hands out; where it lives in another process, only that steps begin is seen."""
-        core = getattr(engine.engine_core, "engine_core", None)
-        if core is None:
-            return
-        scheduler = core.scheduler
-        schedule = scheduler.schedule
+    def watch(self) -> None:
+        """Every scheduler that is made from now on notes its steps: here, or in a process that is forked from here."""
+        from vllm.v1.core.sched import scheduler as vllms
 
-        def noted(*arguments: Any) -> Any:
-            scheduled = schedule(*arguments)
-            meter.scheduled = _parts(scheduled, scheduler.requests)
-            new = [_row(request.req_id) for request in scheduled.scheduled_new_reqs]
-            others = (_row(name) for name in scheduled.num_scheduled_tokens)
-            self.begin(list(dict.fromkeys([*new, *others])), len(set(new)))
+        kind: Any = vllms.Scheduler
+        schedule, update = kind.schedule, kind.update_from_output
+
+        def noted(scheduler: Any, *arguments: Any, **named: Any) -> Any:
+            began_s = time.monotonic()
+            scheduled = schedule(scheduler, *arguments, **named)
+            if scheduled.total_num_scheduled_tokens:
+                self._running[id(scheduled)] = began_s, _parts(scheduled, scheduler.requests)
+                new = [_row(request.req_id) for request in scheduled.scheduled_new_reqs]
+                others = (_row(name) for name in scheduled.num_scheduled_tokens)
+                self.begin(list(dict.fromkeys([*new, *others])), len(set(new)))
             return scheduled
 
-        core.scheduler.schedule = noted
-        self._watching = True
+        def timed(scheduler: Any, scheduled: Any, *arguments: Any, **named: Any) -> Any:
+            found = update(scheduler, scheduled, *arguments, **named)
+            if id(scheduled) in self._running:
+                self._end(*self._running.pop(id(scheduled)))
+            return found
 
-    def tick(self) -> None:
-        """A step begins, of which no more can be seen."""
-        if not self._watching:
-            self.begin([], 0)
+        kind.schedule, kind.update_from_output = noted, timed
 
     def begin(self, rows: list[int], new: int) -> None:
         self._steps += 1
         rows = rows[: self._room]
         STEP.pack_into(self._page, 0, self._steps, min(new, len(rows)), len(rows))
-        struct.pack_into(f"<{len(rows)}q", self._page, STEP.size, *rows)
+        struct.pack_into(f"<{len(rows)}q", self._page, STEP.size + EVIDENCE.size, *rows)
+
+    def _end(self, began_s: float, parts: list[int]) -> None:
+        """Steps that are scheduled ahead wait for those before them, which is none of their time."""
+        ended_s = time.monotonic()
+        seconds = ended_s - max(began_s, self._ended_s)
+        self._ended_s = ended_s
+        products = (part * other / seconds for place, part in enumerate(parts) for other in parts[place:])
+        self._sums = [total + more for total, more in zip(self._sums, (seconds, *parts, *products), strict=True)]
+        written = 2 * int(self._sums[1])
+        VERSION.pack_into(self._page, STEP.size, written - 1)  # odd: what follows is being written
+        EVIDENCE.pack_into(self._page, STEP.size, written - 1, *self._sums)
+        VERSION.pack_into(self._page, STEP.size, written)
 
 
 def _parts(scheduled: Any, requests: Any) -> list[int]:
@@ -275,10 +275,6 @@ def _start(settings: dict[str, Any], meter: Any) -> Any:
 
     if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
         _look_at_models_here()
-    if "speculative_config" in settings:
-        _repair_expand_kernel()
-    if settings.get("enable_lora"):
-        _repair_rows_without_adapter()
     return LLMEngine.from_engine_args(
         EngineArgs(**settings, disable_log_stats=False), stat_loggers=[lambda config, index: meter]
     )
@@ -327,9 +323,24 @@ def _repair_rows_without_adapter() -> None:
         setattr(punica_cpu, name, masked)
 
 
-def _serve(
-    engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: StepMeter, note: StepPage, out: Any
-) -> None:
+REPAIRS = {  # by the argument that asks for what is broken
+    "speculative_config": _repair_expand_kernel,
+    "enable_lora": _repair_rows_without_adapter,
+}
+
+
+def _prepare_inside() -> None:
+    """What is to hold in every process that runs a part of this engine, and was not forked from one where it does."""
+    from vllm.platforms import current_platform
+
+    inside = json.loads(os.environ[INSIDE])
+    StepPage(os.open(inside["page"], os.O_RDWR)).watch()
+    if current_platform.is_cpu():
+        for name in inside["repairs"]:
+            REPAIRS[name]()
+
+
+def _serve(engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: StepMeter, out: Any) -> None:
     more = True
     while more or engine.has_unfinished_requests():
         while more and (not requests.empty() or not engine.has_unfinished_requests()):
@@ -339,13 +350,11 @@ def _serve(
                 _add(engine, request, out)
         if engine.has_unfinished_requests():
             began = time.monotonic()
-            note.tick()
             outputs = engine.step()
             meter.add_step(time.monotonic() - began)
             for output in outputs:
                 if output.finished:
-                    told = {"steps": meter.sums, "evidence": meter.evidence.as_json()}
-                    _send(out, {"done": _result(output), **told})
+                    _send(out, {"done": _result(output), "steps": meter.sums})
 
 
 def _add(engine: Any, request: dict[str, Any], out: Any) -> None:
@@ -424,3 +433,5 @@ def _send(out: Any, message: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__" and INSIDE in os.environ:  # a process that vLLM began anew, not by a fork of this one
+    _prepare_inside()

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from serving.engine_config import EngineConfig, Parallelism
+from serving.engines import vllm_engine
 from serving.engines.machine import CannotRun, Machine
+from serving.engines.vllm_environment import child_environment
 from serving.records import Request, Sampling
 from tests.engine_room.checkpoints import random_llama
 from tests.engine_room.conftest import request, running, texts
@@ -51,6 +53,26 @@ def test_ranks_together_say_what_one_process_says(
     config = EngineConfig(parallelism=parallel)
     with running(config, crowded, tmp_path / "log", small[heads], check=False) as engine:
         assert texts(engine.answer(batch())) == alone[heads]
+        seen = engine.engine.evidence
+    assert seen is not None
+    assert seen.totals[1] == sum(len(asked.prompt_token_ids or ()) for asked in batch())
+
+
+def test_steps_in_a_process_of_their_own_are_the_same_and_seen(
+    small: dict[int, Path],
+    alone: dict[int, object],
+    machine: Machine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, where nothing waits for rows to be read and told."""
+    apart = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    monkeypatch.setattr(vllm_engine, "child_environment", lambda *of: child_environment(*of) | apart)
+    with running(EngineConfig(), machine, tmp_path / "log", small[8]) as engine:
+        assert texts(engine.answer(batch())) == alone[8]
+        seen = engine.engine.evidence
+    assert seen is not None
+    assert seen.totals[1] == sum(len(asked.prompt_token_ids or ()) for asked in batch())
 
 
 def test_three_ranks_for_eight_heads_are_refused_before_anything_starts(

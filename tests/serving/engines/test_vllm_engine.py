@@ -190,6 +190,11 @@ def test_a_gpu_needs_no_cores_bound() -> None:
     assert "VLLM_CPU_OMP_THREADS_BIND" not in child_environment(CONFIG, GPU, None)
 
 
+def test_a_gpu_does_not_wait_for_rows_to_be_read_and_told() -> None:
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in child_environment(CONFIG, GPU, None)
+    assert child_environment(CONFIG, CPU, None)["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+
+
 def test_intels_openmp_is_taken_from_the_interpreter_that_runs_the_engine(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "lib").mkdir()
