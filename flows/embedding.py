@@ -1,7 +1,7 @@
 """Prompts into vectors that the run folder keeps: each text once, and after a kill only those that were not kept."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from flows.limits import Stopped
 from flows.open import Work
+from flows.paying import DoesNotPay
 from optimizer.collapse import Keys, Rows, exact_representatives
 from serving.store.parts import read_manifest
 
@@ -56,19 +57,25 @@ def candidates(work: Work, rows: Rows, embedder: "Embedder") -> Comparable:
     return Comparable(found, np.array(frames), vectors, keys[distinct], found[distinct])
 
 
-def embedded(work: Work, found: Comparable, embedder: "Embedder") -> "KeptVectors":
-    """The vectors of all candidates. Raises Stopped; what was embedded until then is kept."""
+def embedded(
+    work: Work, found: Comparable, embedder: "Embedder", heed: Callable[[int, int], None] = lambda done, left: None
+) -> "KeptVectors":
+    """The vectors of all candidates. Raises Stopped, or what `heed` raises, which is told after each block how many
+    were embedded by now and how many are left; what was embedded until then is kept."""
     from serving.reuse.vectors import MadeBy, VectorStore
 
     made_by = MadeBy(work.facts["fingerprint"]["models"]["embedder"], embedder.max_seq_length)
     store = VectorStore(work.run.embedded, found.keys, made_by)
+    left, done = len(found.spelt) - store.rows, 0
     texts = (text for _, text in requests_of(work, found.spelt[store.rows :], ["row", "text"]))
     try:
         while block := list(islice(texts, EMBED_ROWS)):
             heed_limits(work)
             work.writer.check()  # whoever took the run over writes these files now
             store.append(embedder.embed(block))
-    except Stopped:
+            done, left = done + len(block), left - len(block)
+            heed(done, left)
+    except (Stopped, DoesNotPay):
         store.flush()
         raise
     return store.open()

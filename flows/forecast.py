@@ -58,6 +58,7 @@ class Forecast:
     usd: Interval  # of the whole run, with what is spent already
     spent_usd: str  # exact: what is booked already, which `usd` has in it
     max_num_seqs: int
+    near_saved_usd: Interval | None = None  # by near-duplicates, if their audits bear them out; `usd` has all of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import numpy as np
 from flows.embedding import candidates, embedded, heed_limits, kept_vectors, requests_of
 from flows.limits import Stopped
 from flows.open import Work
+from flows.paying import DoesNotPay, Embedding
 from flows.settlement import close, waste
 from optimizer.collapse import Pair, Rows, judge_pairs
 from optimizer.cost import usd_of_time
@@ -40,6 +41,9 @@ def compare(work: Work, rows: Rows) -> Compared:
     with work.metered(EMBEDDING) as meter:
         try:
             pairs, texts, figures = _near_duplicates(work, rows)
+        except DoesNotPay as reason:
+            work.progress.say(str(reason))
+            pairs, texts, figures = [], {}, {}
         except Stopped:
             seconds = work.limits.lap()
             in_vain = kept_vectors(work) == before
@@ -62,7 +66,7 @@ def _near_duplicates(work: Work, rows: Rows) -> tuple[list[Pair], dict[int, str]
     if len(found) < 2:
         return [], {}, {}
     work.progress.say(f"comparing {len(found)} prompts in meaning")
-    vectors = embedded(work, found, embedder)
+    vectors = embedded(work, found, embedder, Embedding(work, rows).heed)
     del embedder  # of its memory the search has better use
     near = near_pairs(
         vectors, found.vectors, found.frames, work.job.reuse.min_similarity, tick=lambda: heed_limits(work)

@@ -16,6 +16,7 @@ from flows.forecast import Basis, Forecast, bases, forecast, in_words
 from flows.lane import lanes_to_run
 from flows.members import Rows, done_rows, most_pending_rows, ran_any
 from flows.open import Work
+from flows.paying import near_saving, saving_in_words
 from flows.settlement import book_the_past
 from flows.terminal import in_columns
 from optimizer.planner.found import Found, Priced
@@ -123,9 +124,12 @@ def plan_ahead(work: Work, lanes: Pending) -> Forecast | None:
     if not lanes or basis is None:
         return None
     told = forecast(work, _with(lanes, basis), work.run.spent_usd())
+    told = replace(told, near_saved_usd=near_saving(work, lanes, told))
     if not ran_any(work):
         write_prediction(work.run, "plan", told)
     work.progress.say(f"expected: {in_words(told)}")
+    if told.near_saved_usd is not None:
+        work.progress.say(saving_in_words(told.near_saved_usd))
     return told
 
 
@@ -197,6 +201,7 @@ def _lanes(told: Plan) -> list[str]:
         "",
         f"  expected  {in_words(told.forecast)}",
         *([spent] if spent else []),
+        *([f"            {saving_in_words(near)}"] if (near := told.forecast.near_saved_usd) is not None else []),
     ]
 
 

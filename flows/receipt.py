@@ -34,6 +34,7 @@ FROM overheads WHERE run_id = $run GROUP BY kind
 BASELINE = "SELECT usd FROM baselines WHERE run_id = $run"
 SAVINGS = "SELECT step, saved_usd FROM savings WHERE run_id = $run ORDER BY place, step"
 PREDICTED = "SELECT made, predicted, low_90, high_90, off FROM reconciled WHERE run_id = $run AND factor = 'usd'"
+NEAR_SAVED = "SELECT predicted, measured FROM reconciled WHERE run_id = $run AND factor = 'near_saved_usd'"
 LEAST_SHOWN_USD = 0.0000005
 EXIT_CODES = {StopReason.BUDGET: 3, StopReason.DEADLINE: 3, StopReason.INTERRUPTED: 130}
 
@@ -51,6 +52,7 @@ class Receipt:
     baseline_usd: Decimal | None = None  # None where it cannot be estimated
     savings: list[dict[str, Any]] = field(default_factory=list)
     predicted: list[dict[str, Any]] = field(default_factory=list)  # the bill, as it was expected
+    near_saved: list[dict[str, Any]] = field(default_factory=list)  # by near-duplicates, embedding taken off
 
     @property
     def exit_code(self) -> int:
@@ -81,6 +83,7 @@ def take_receipt(run: Run, stopped: StopReason) -> Receipt:
             baseline_usd=baseline[0]["usd"] if baseline else None,
             savings=_ask(ledger, SAVINGS, run),
             predicted=_ask(ledger, PREDICTED, run),
+            near_saved=_ask(ledger, NEAR_SAVED, run),
         )
 
 
@@ -107,10 +110,18 @@ def _rows(receipt: Receipt) -> list[str]:
         f"  collapsed   {exact + near:>6} = {exact} exact duplicates + {near} near-duplicates"
         f" ({receipt.vetoed_pairs} near pairs vetoed)",
     ]
-    lines += [f"              {line}" for line in [*receipt.promises, *_did_not_pay(receipt)]]
+    lines += [f"              {line}" for line in [*receipt.promises, *_near_saved(receipt), *_did_not_pay(receipt)]]
     if earlier := sources.get("earlier", 0):
         lines.append(f"  earlier     {earlier:>6} answered by earlier runs, and paid for there")
     return lines
+
+
+def _near_saved(receipt: Receipt) -> list[str]:
+    return [
+        f"near-duplicates were expected to save ${told['predicted']:.6f} if certified, embedding taken off;"
+        f" they saved ${told['measured']:.6f} (estimated)".replace("$-", "-$")
+        for told in receipt.near_saved
+    ]
 
 
 def _did_not_pay(receipt: Receipt) -> list[str]:

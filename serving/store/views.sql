@@ -127,6 +127,8 @@ WITH whole AS (
     UNION ALL SELECT run_id, lane, 'seconds', engine_s + start_up_s FROM by_lane
     UNION ALL SELECT run_id, NULL, 'seconds', sum(engine_s + start_up_s) FROM by_lane GROUP BY run_id
     UNION ALL SELECT run_id, NULL, 'usd', usd::DOUBLE FROM bills
+    UNION ALL SELECT run_id, NULL, 'near_saved_usd', sum(saved_usd) FROM savings
+              WHERE step IN ('near-duplicates', 'embedding') GROUP BY run_id
 )
 SELECT predictions.run_id, made, predictions.lane, predictions.factor, predicted, low_90, high_90, measured,
        measured / nullif(predicted, 0) - 1 AS off, measured BETWEEN low_90 AND high_90 AS within
