@@ -76,10 +76,8 @@ def near_saving(work: Work, lanes: Sequence[tuple[Lane, Rows]], whole: Forecast)
 
 
 def saving_in_words(saved: Interval) -> str:
-    return (
-        f"near-duplicates save ${saved.value:.6f} of it ({saved.low_90:.6f} to {saved.high_90:.6f}) beyond their"
-        " embedding, if an audit bears them out"
-    )
+    told = f"${saved.value:.6f} of it ({saved.low_90:.6f} to {saved.high_90:.6f})".replace("$-", "-$")
+    return f"near-duplicates save {told} beyond their embedding, if an audit bears them out"
 
 
 def embedding_usd(work: Work) -> Decimal:
