@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +62,7 @@ LOADS = (
     Load(2048, 16, 16),
     Load(512, 128, 1000),
 )
+WARM_UP = Load(64, 8, 32)
 SMALL_LOADS = (Load(128, 128, 1), Load(128, 128, 64), Load(128, 128, 256), Load(128, 64, 4000))
 
 
@@ -100,9 +101,6 @@ def main() -> int:
     parser.add_argument("--limit-s", type=float, default=3600.0, help="begin nothing after so many seconds")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--logs", type=Path, default=Path(".gristmill"))
-    parser.add_argument(
-        "--score", action="store_true", help="measure nothing: say how well what there is was predicted"
-    )
     options = parser.parse_args()
     settle(Path(".gristmill").resolve())
     machine = this_machine()
@@ -141,12 +139,12 @@ def measured(
     with vllm_engine.VllmEngine(model, settled(setup.config, machine), machine, log, lambda: False, None) as engine:
         start_s = time.monotonic() - began
         print(f"\n{name}: ready after {start_s:.0f} s", flush=True)
-        run(engine, setup.model, Load(64, 8, 32), seed=1)
-        for number, load in enumerate(setup.loads):
+        run(engine, setup.model, WARM_UP, seed=1)
+        for number, load in enumerate(setup.loads, start=2):
             if time.monotonic() > ends:
                 return
             before = engine_sums(engine)
-            seconds = run(engine, setup.model, load, seed=2 + number)
+            seconds = run(engine, setup.model, load, seed=number)
             sums = {key: value - before.get(key, 0.0) for key, value in engine_sums(engine).items()}
             yield row_of(name, setup, machine, load, seconds, "gristmill", start_s, sums)
 
@@ -171,7 +169,7 @@ def run(engine: vllm_engine.VllmEngine, model: str, load: Load, seed: int) -> fl
 def bare(name: str, setup: Setup, model: Path, machine: Machine, log: Path) -> list[dict[str, object]]:
     """vLLM's own loop, in a process of its own as it comes: the same arguments, tokens and order of loads."""
     arguments = dummy_arguments(model, settled(setup.config, machine))
-    asked = [[load.input_tokens, load.output_tokens, load.requests, 2 + at] for at, load in enumerate(setup.loads)]
+    asked = [[*astuple(load), seed] for seed, load in enumerate((WARM_UP, *setup.loads), start=1)]
     out = log.with_suffix(".json")
     command = [sys.executable, str(BARE_LOOP), json.dumps(arguments), setup.model, json.dumps(asked), str(out)]
     with log.open("w") as output:
@@ -180,7 +178,7 @@ def bare(name: str, setup: Setup, model: Path, machine: Machine, log: Path) -> l
     print(f"\n{name}, vLLM's LLM.generate: ready after {told['start_s']:.0f} s", flush=True)
     return [
         row_of(name, setup, machine, load, seconds, "LLM.generate", told["start_s"], {})
-        for load, seconds in zip(setup.loads, told["seconds"], strict=True)
+        for load, seconds in zip(setup.loads, told["seconds"][1:], strict=True)
     ]
 
 

@@ -57,9 +57,7 @@ def candidates(work: Work, rows: Rows, embedder: "Embedder") -> Comparable:
     return Comparable(found, np.array(frames), vectors, keys[distinct], found[distinct])
 
 
-def embedded(
-    work: Work, found: Comparable, embedder: "Embedder", heed: Callable[[int, int], None] = lambda done, left: None
-) -> "KeptVectors":
+def embedded(work: Work, found: Comparable, embedder: "Embedder", heed: Callable[[int, int], None]) -> "KeptVectors":
     """The vectors of all candidates. Raises Stopped, or what `heed` raises, which is told after each block how many
     were embedded by now and how many are left; what was embedded until then is kept."""
     from serving.reuse.vectors import MadeBy, VectorStore

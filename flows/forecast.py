@@ -30,6 +30,7 @@ Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 DRAWS = 24
+FEW_DRAWS = 6  # of what is only compared
 LEAST_LENGTHS = 8  # answers of this very input; with fewer, those of others are drawn from
 SPEED_DEVIATION, SPEED_WEIGHT = (
     0.06,

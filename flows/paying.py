@@ -5,24 +5,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cached_property
 
 import numpy as np
 
-from flows.forecast import Forecast, bases, forecast
+from flows.forecast import FEW_DRAWS, Forecast, bases, forecast
 from flows.members import Rows, pending_rows
 from flows.open import Work
 from optimizer.cost import usd_of_time
 from serving.records import Interval, Lane
-from serving.store.parts import read_manifest
-
-FEW_DRAWS = 6
 
 
 class DoesNotPay(Exception):
     """Looking for near-duplicates costs more than they could save; the message says both."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Embedding:
     """Watches how long texts take to be embedded. Once that is told to cost more than running every one of these rows
     would, there is nothing that near-duplicates could save."""
@@ -30,13 +28,13 @@ class Embedding:
     work: Work
     rows: Rows
     _began_s: float = field(default_factory=lambda: time.monotonic())
-    _most_usd: float | None = None
-    _asked: bool = False
+
+    @cached_property
+    def _most_usd(self) -> float | None:
+        return most_saved_usd(self.work, self.rows)
 
     def heed(self, done: int, left: int) -> None:
         """After so many texts since it began. Raises DoesNotPay."""
-        if not self._asked:
-            self._most_usd, self._asked = most_saved_usd(self.work, self.rows), True
         if self._most_usd is None or not left:
             return
         to_come = usd_of_time(self.work.price, (time.monotonic() - self._began_s) / done * left)
@@ -60,13 +58,11 @@ def near_saving(work: Work, lanes: Sequence[tuple[Lane, Rows]], whole: Forecast)
     """What near-duplicates are expected to save, embedding taken off, if the audits that are drawn bear them out: of
     what running the rows of their lane costs, the part that they are of these; None where there are none. `whole` is
     the forecast of these lanes, in which all of them run."""
-    spent, cost = float(whole.spent_usd), float(embedding_usd(work))
+    spent, cost = float(whole.spent_usd), float(work.run.stages_usd())
     starts_s = sum(told.start_up_s.value for told in whole.lanes) if work.price.bills_time else 0.0
     running = 1 - starts_s / whole.seconds.value if whole.seconds.value else 1.0
-    fewer = of = 0
-    for lane, rows in lanes:
-        if lane.name == "full":
-            fewer, of = len(np.setdiff1d(rows, pending_rows(work, lane))), sum(len(rows) for _, rows in lanes)
+    of = sum(len(rows) for _, rows in lanes)
+    fewer = sum(len(np.setdiff1d(rows, pending_rows(work, lane))) for lane, rows in lanes)
     if not fewer:
         return None
     value, low, high = (
@@ -78,9 +74,3 @@ def near_saving(work: Work, lanes: Sequence[tuple[Lane, Rows]], whole: Forecast)
 def saving_in_words(saved: Interval) -> str:
     told = f"${saved.value:.6f} of it ({saved.low_90:.6f} to {saved.high_90:.6f})".replace("$-", "-$")
     return f"near-duplicates save {told} beyond their embedding, if an audit bears them out"
-
-
-def embedding_usd(work: Work) -> Decimal:
-    collapsed = read_manifest(work.run.collapsed)
-    lines = [] if collapsed is None else collapsed.figures["overheads"]
-    return sum((Decimal(line["usd"]) for line in lines), Decimal(0))

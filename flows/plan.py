@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from flows.decisions import DECISIONS
 from flows.elsewhere import elsewhere
-from flows.forecast import Basis, Forecast, bases, forecast, in_words
+from flows.forecast import FEW_DRAWS, Basis, Forecast, bases, forecast, in_words
 from flows.lane import lanes_to_run
 from flows.members import Rows, done_rows, most_pending_rows, ran_any
 from flows.open import Work
@@ -29,7 +29,6 @@ from serving.store.predictions import write_prediction
 
 SLOTS = (8, 16, 32, 64, 128)  # sequences at once that are tried
 ROUTES: tuple[ToQuantized, ...] = ("none", "short", "all")
-FEW_DRAWS = 6  # of what is only compared
 LEAST_GAIN = 0.02  # of the cost, for which another setting than the usual one is taken
 MOST_RENTED = 6  # of the plans on rented machines, that are shown
 MOST_ROWS = 100_000  # of a job whose alternatives are played through; of a larger one only the job as it stands

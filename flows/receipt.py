@@ -33,8 +33,10 @@ FROM overheads WHERE run_id = $run GROUP BY kind
 """
 BASELINE = "SELECT usd FROM baselines WHERE run_id = $run"
 SAVINGS = "SELECT step, saved_usd FROM savings WHERE run_id = $run ORDER BY place, step"
-PREDICTED = "SELECT made, predicted, low_90, high_90, off FROM reconciled WHERE run_id = $run AND factor = 'usd'"
-NEAR_SAVED = "SELECT predicted, measured FROM reconciled WHERE run_id = $run AND factor = 'near_saved_usd'"
+PREDICTED = """
+SELECT factor, made, predicted, low_90, high_90, measured, off
+FROM reconciled WHERE run_id = $run AND factor IN ('usd', 'near_saved_usd')
+"""
 LEAST_SHOWN_USD = 0.0000005
 EXIT_CODES = {StopReason.BUDGET: 3, StopReason.DEADLINE: 3, StopReason.INTERRUPTED: 130}
 
@@ -51,8 +53,7 @@ class Receipt:
     overheads: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline_usd: Decimal | None = None  # None where it cannot be estimated
     savings: list[dict[str, Any]] = field(default_factory=list)
-    predicted: list[dict[str, Any]] = field(default_factory=list)  # the bill, as it was expected
-    near_saved: list[dict[str, Any]] = field(default_factory=list)  # by near-duplicates, embedding taken off
+    predicted: list[dict[str, Any]] = field(default_factory=list)  # the bill, and what near-duplicates save of it
 
     @property
     def exit_code(self) -> int:
@@ -83,7 +84,6 @@ def take_receipt(run: Run, stopped: StopReason) -> Receipt:
             baseline_usd=baseline[0]["usd"] if baseline else None,
             savings=_ask(ledger, SAVINGS, run),
             predicted=_ask(ledger, PREDICTED, run),
-            near_saved=_ask(ledger, NEAR_SAVED, run),
         )
 
 
@@ -120,7 +120,8 @@ def _near_saved(receipt: Receipt) -> list[str]:
     return [
         f"near-duplicates were expected to save ${told['predicted']:.6f} if certified, embedding taken off;"
         f" they saved ${told['measured']:.6f} (estimated)".replace("$-", "-$")
-        for told in receipt.near_saved
+        for told in receipt.predicted
+        if told["factor"] == "near_saved_usd"
     ]
 
 
@@ -203,6 +204,7 @@ def _predicted(receipt: Receipt) -> list[str]:
         f"            expected {when[told['made']]}: ${told['predicted']:.6f}"
         f" ({told['low_90']:.6f} to {told['high_90']:.6f}), it was {told['off']:+.1%}"
         for told in sorted(receipt.predicted, key=lambda told: list(when).index(told["made"]))
+        if told["factor"] == "usd"
     ]
 
 

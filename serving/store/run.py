@@ -124,10 +124,14 @@ class Run:
 
     def spent_usd(self) -> Decimal:
         """All that is booked: every row's charge and every overhead."""
-        spent = sum((Decimal(line["usd"]) for line in self._stage_overheads()), Decimal(0))
+        spent = self.stages_usd()
         for segment in read_segments(self.segments):
             spent += Decimal(segment.facts["usd"]) + sum((line.usd for line in segment.overheads), Decimal(0))
         return spent
+
+    def stages_usd(self) -> Decimal:
+        """What the stages before any engine have spent: embedding."""
+        return sum((Decimal(line["usd"]) for line in self._stage_overheads()), Decimal(0))
 
     def _stage_overheads(self) -> list[dict[str, Any]]:
         manifest = read_manifest(self.collapsed)

@@ -113,7 +113,7 @@ def test_what_near_duplicates_save_is_their_part_of_what_running_costs_less_embe
     [(full, rows)] = lanes
     fewer = len(rows) - len(pending_rows(work, full))
     assert fewer > PAIRS / 2
-    cost = float(paying.embedding_usd(work))
+    cost = float(work.run.stages_usd())
     assert cost > 0
     engine_usd = told.seconds.value - told.lanes[0].start_up_s.value  # at a dollar a second
     assert found.value == pytest.approx(engine_usd * fewer / len(rows) - cost)
