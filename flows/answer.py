@@ -3,7 +3,8 @@
 `step` runs a stage: as a plain call, or as a Prefect task (flows.orchestrate). Nothing here depends on which.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from flows.members import Rows, most_pending_rows
 from flows.open import Work, open_work
 from flows.pilot import pilot_of
 from flows.plan import choose, plan_ahead
-from flows.progress import Progress
+from flows.progress import Noted, Progress
 from flows.receipt import Receipt, take_receipt
 from flows.room import check_room
 from flows.settlement import book_the_past
@@ -51,7 +52,7 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
         return take_receipt(work.run, StopReason.NONE)
     for name, model in work.models.items():
         check_engine(work.job.engine, work.job.lanes[name], model, work.adapters)
-    with work.held():
+    with work.held(), noted(work):
         book_the_past(work)
         _warm_up(work)
         try:
@@ -75,6 +76,18 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
             pass  # by the budget, the deadline or a signal, before an engine ran; the receipt says by which
         _do(step, publish, work)
     return take_receipt(work.run, work.stopped)
+
+
+@contextmanager
+def noted(work: Work) -> Iterator[None]:
+    """Where the run stands is also told to whoever asks `gristmill status`, for as long as it goes on."""
+    shown = work.progress
+    work.progress = Noted(shown, work.run.live, work.job.budget.usd)
+    try:
+        yield
+    finally:
+        work.progress = shown
+        work.run.live.unlink(missing_ok=True)
 
 
 def _warm_up(work: Work) -> None:

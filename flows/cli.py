@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         of_run = _add(commands, name, command, what)
         of_run.add_argument("run", nargs="?", default="latest", help="run id or the start of one (default: the latest)")
+        if name == "status":
+            of_run.add_argument("--watch", action="store_true", help="until nobody works on it any more")
 
     costs = _add(commands, "costs", _costs, "ask the ledger; bare, list its questions")
     costs.add_argument("name", nargs="?", help="a named query")
@@ -245,10 +247,15 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from flows.status import status_of
+    from flows.status import status_of, watch
+    from flows.terminal import in_place
     from serving.store.run import find_run
 
-    print(status_of(find_run(options.runs, options.run)))
+    run = find_run(options.runs, options.run)
+    if options.watch:
+        watch(run, in_place(sys.stdout))
+    else:
+        print(status_of(run))
     return 0
 
 

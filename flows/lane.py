@@ -17,10 +17,12 @@ from flows.looks import Looks
 from flows.members import Members, Rows, answered_any, done_rows, pending_rows
 from flows.noise import note_repeats, rows_to_repeat
 from flows.open import Work
+from flows.pace import Now
 from flows.pilot import Pilot
 from flows.quarantine import Quarantine
-from flows.requests import kv_tokens_of, tables_to_order
+from flows.requests import kv_tokens_of, prompts_of, tables_to_order
 from flows.settlement import LEAST_WASTE_S, Settlement, close, usd_of_usage, waste
+from flows.turn import turn
 from optimizer.cost import usd_of_time
 from serving.engines.open import open_engine
 from serving.records import Completion, EngineDied, Failure, Lane, Lever, Overhead, Request, Usage
@@ -79,7 +81,7 @@ def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine, p
     drain = not work.price.bills_time
     settlement = ran = opened = None
     forked = work.servers.used
-    with work.metered(lane.name, work.job.engine.data_parallel) as meter:
+    with turn(work), work.metered(lane.name, work.job.engine.data_parallel) as meter:
         try:
             opened = open_engine(
                 work.job.engine, lane, log, work.asked_to_stop, meter, kv_tokens, drain, work.job.tenant.name,
@@ -111,18 +113,20 @@ def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine, p
 def _answer(
     work: Work, pending: Rows, quarantine: Quarantine, settlement: Settlement, pilot: Pilot | None, start_up_s: float
 ) -> bool:
-    def spent_usd() -> Decimal:
-        return work.limits.running_usd
+    def now() -> Now:
+        spent = settlement.meter.read()
+        return Now(work.limits.running_usd, spent.prompt_tokens, spent.completion_tokens, settlement.engine.rates)
 
+    work.progress.begin(*prompts_of(work, [pending_rows(work, lane) for lane in work.job.lanes.values()]))
     try:
         if _needs_certificate(work, settlement.lane):
             portions = _certified(work, settlement, pending)
         else:
             portions = iter([pending]) if pilot is None else pilot.portions(pending)
-        for turn in chain.from_iterable(map(quarantine.turns, chain(portions, _uncertified(work, settlement)))):
-            for completion in settlement.engine.run(settlement.fed(_feed(work, turn))):
+        for some in chain.from_iterable(map(quarantine.turns, chain(portions, _uncertified(work, settlement)))):
+            for completion in settlement.engine.run(settlement.fed(_feed(work, some))):
                 rows = settlement.add(completion)
-                work.progress.advance(rows, completion.usage, spent_usd)
+                work.progress.advance(rows, completion.usage, now)
                 if pilot is not None and pilot.due(completion):
                     pilot.take(settlement.engine.evidence, start_up_s)
             if not settlement.complete or work.limits.stop():

@@ -1,19 +1,31 @@
 """The same stages as Prefect tasks. Prefect holds no truth here: the run folder decides what is done."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 
 from flows.answer import answer_work
+from flows.limits import StopReason
 from flows.open import Work, open_work
-from flows.progress import Lines
+from flows.pace import Tell
+from flows.progress import Lines, Progress
 from flows.receipt import Receipt
 from serving.config import load_job
 from serving.environment import settle
+from serving.records import Usage
+
+TOLD_EVERY_S = 10.0
 
 
 def run_as_task(stage: Callable[..., Any], /, *arguments: Any) -> Any:
@@ -56,6 +68,48 @@ def answer_as_flow(work: Work, job: str) -> Receipt:
 
 
 def _answer_as_tasks(work: Work) -> Receipt:
+    published = work.progress = Published(work.progress, work.run.run_id)
     receipt = answer_work(work, run_as_task)
-    create_markdown_artifact(f"```\n{receipt}\n```", key="receipt", description=f"Receipt of {receipt.run.run_id}")
+    published.tell()
+    of_run = f"of {receipt.run.run_id}"
+    create_markdown_artifact(f"```\n{receipt}\n```", key="receipt", description=f"Receipt {of_run}")
+    lanes = [{name: str(value) for name, value in lane.items() if name != "run_id"} for lane in receipt.lanes]
+    create_table_artifact(lanes, key="lanes", description=f"Lanes {of_run}")
+    for what in _worth_a_notice(receipt):
+        emit_event(f"gristmill.{what}", resource={"prefect.resource.id": f"gristmill.run.{receipt.run.run_id}"})
     return receipt
+
+
+def _worth_a_notice(receipt: Receipt) -> list[str]:
+    """What an automation can be hung on: a budget or a deadline that ended the run, a certificate that failed."""
+    stops = {StopReason.BUDGET: ["budget-reached"], StopReason.DEADLINE: ["deadline-reached"]}
+    refused = ["not-certified"] if any(": none. At most" in line for line in receipt.promises) else []
+    return stops.get(receipt.stopped, []) + refused
+
+
+class Published:
+    """What another progress shows, as a progress artifact of the flow run as well."""
+
+    def __init__(self, shown: Progress, run_id: str) -> None:
+        self._shown = shown
+        self._rows = self._done = 0
+        self._told_s = time.monotonic()
+        self._artifact: Any = create_progress_artifact(0.0, key="progress", description=f"Rows of {run_id}")
+        self.say, self.begin = shown.say, shown.begin
+
+    def start(self, rows: int, done: int) -> None:
+        self._rows, self._done = rows, done
+        self._shown.start(rows, done)
+
+    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
+        self._done += rows
+        self._shown.advance(rows, usage, tell)
+        if time.monotonic() - self._told_s >= TOLD_EVERY_S:
+            self.tell()
+
+    def end(self) -> None:
+        self._shown.end()
+
+    def tell(self) -> None:
+        self._told_s = time.monotonic()
+        update_progress_artifact(self._artifact, 100 * self._done / max(1, self._rows))

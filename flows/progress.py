@@ -1,13 +1,17 @@
 """What a person sees while a job runs: rows, tokens a second, time left, money. Nothing here decides anything."""
 
+import json
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+from flows.pace import Now, Pace, Tell
 from flows.terminal import printable
 from serving.records import Usage
+from serving.store.durable import WRITING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -15,7 +19,8 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0
 DRAWN_EVERY_S = 0.1
-Spent = Callable[[], Decimal]
+NOTED_EVERY_S = 1.0
+NARROW = 0.1  # of the time left: an interval that is narrower is not worth its words
 
 
 class Progress(Protocol):
@@ -24,8 +29,11 @@ class Progress(Protocol):
     def start(self, rows: int, done: int) -> None:
         """Rows that admission let in, and how many of them are settled already."""
 
-    def advance(self, rows: int, usage: Usage, spent_usd: Spent) -> None:
-        """So many rows more are answered, by one engine run of `usage`; `spent_usd` tells the whole run's spend."""
+    def begin(self, requests: int, prompt_tokens: int | None) -> None:
+        """An engine is ready; so much is still to be run, by it and by those after it."""
+
+    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
+        """So many rows more are answered, by one engine run of `usage`; `tell` tells how things stand, if asked."""
 
     def end(self) -> None: ...
 
@@ -37,7 +45,10 @@ class Silent:
     def start(self, rows: int, done: int) -> None:
         pass
 
-    def advance(self, rows: int, usage: Usage, spent_usd: Spent) -> None:
+    def begin(self, requests: int, prompt_tokens: int | None) -> None:
+        pass
+
+    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
         pass
 
     def end(self) -> None:
@@ -48,39 +59,24 @@ class Lines:
     """For logs and pipes: a line when something begins, and one every ten seconds."""
 
     def __init__(self, budget_usd: Decimal | None) -> None:
-        self._budget = f" of ${budget_usd}" if budget_usd is not None else ""
-        self._rows = self._done = self._done_at_start = self._tokens = 0
-        self._answering_s = 0.0  # without the time in which an engine starts: a pace is one of answers
-        self._last: float | None = None
+        self._budget_usd = budget_usd
+        self._pace = Pace()
         self._shown = time.monotonic()
 
     def say(self, message: str) -> None:
-        self._last = None
         print(printable(message), file=sys.stderr, flush=True)
 
     def start(self, rows: int, done: int) -> None:
-        self._rows, self._done, self._done_at_start = rows, done, done
+        self._pace.rows, self._pace.done = rows, done
 
-    def advance(self, rows: int, usage: Usage, spent_usd: Spent) -> None:
-        self._note(rows, usage)
-        if time.monotonic() - self._shown >= LINE_EVERY_S and self._answering_s > 1.0:
+    def begin(self, requests: int, prompt_tokens: int | None) -> None:
+        self._pace.begin(requests, prompt_tokens)
+
+    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
+        self._pace.advance(rows, usage)
+        if time.monotonic() - self._shown >= LINE_EVERY_S:
             self._shown = time.monotonic()
-            print(f"  {self.figures(spent_usd())}", file=sys.stderr, flush=True)
-
-    def _note(self, rows: int, usage: Usage) -> None:
-        now = time.monotonic()
-        self._answering_s += now - self._last if self._last is not None else 0.0
-        self._last = now
-        self._done += rows
-        self._tokens += usage.prompt_tokens + usage.completion_tokens
-
-    def figures(self, usd: Decimal) -> str:
-        spent = f"${usd:.6f}{self._budget}"
-        if self._answering_s < 0.5:
-            return f"{self._done}/{self._rows} rows, {spent}"
-        left_s = (self._rows - self._done) * self._answering_s / max(1, self._done - self._done_at_start)
-        pace = f"{self._tokens / self._answering_s:.0f} tokens/s, some {left_s:.0f} s left"
-        return f"{self._done}/{self._rows} rows, {pace}, {spent}"
+            print(f"  {in_words(standing(self._pace, tell(), self._budget_usd))}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         pass
@@ -98,7 +94,6 @@ class Bar(Lines):
         self._task: TaskID | None = None
 
     def say(self, message: str) -> None:
-        self._last = None
         self._console.print(printable(message), markup=False, highlight=False)
 
     def start(self, rows: int, done: int) -> None:
@@ -112,13 +107,14 @@ class Bar(Lines):
         self._task = self._bar.add_task("answering", total=rows, completed=done, figures=f"{done}/{rows} rows")
         self._bar.start()
 
-    def advance(self, rows: int, usage: Usage, spent_usd: Spent) -> None:
-        self._note(rows, usage)
+    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
+        self._pace.advance(rows, usage)
         if self._bar is None or self._task is None:
             return
-        if self._done == self._rows or time.monotonic() - self._shown >= DRAWN_EVERY_S:
+        if self._pace.done == self._pace.rows or time.monotonic() - self._shown >= DRAWN_EVERY_S:
             self._shown = time.monotonic()
-            self._bar.update(self._task, completed=self._done, figures=self.figures(spent_usd()))
+            told = in_words(standing(self._pace, tell(), self._budget_usd))
+            self._bar.update(self._task, completed=self._pace.done, figures=told)
 
     def end(self) -> None:
         if self._bar is not None:
@@ -129,3 +125,89 @@ def progress_for(budget_usd: Decimal | None, quiet: bool) -> Progress:
     if quiet:
         return Silent()
     return Bar(budget_usd) if sys.stderr.isatty() else Lines(budget_usd)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands, as it is shown in a terminal, by `gristmill status` and in Prefect."""
+
+    unix_s: float
+    rows: int
+    done: int
+    tokens_per_s: float | None
+    left_s: float | None
+    left_s_low_90: float | None
+    left_s_high_90: float | None
+    usd: str
+    budget_usd: str | None
+
+
+def standing(pace: Pace, now: Now, budget_usd: Decimal | None) -> Standing:
+    left = pace.left_s(now)
+    return Standing(
+        unix_s=time.time(),
+        rows=pace.rows,
+        done=pace.done,
+        tokens_per_s=pace.tokens_per_s(now),
+        left_s=None if left is None else left.value,
+        left_s_low_90=None if left is None else left.low_90,
+        left_s_high_90=None if left is None else left.high_90,
+        usd=f"{now.usd:.6f}",
+        budget_usd=None if budget_usd is None else str(budget_usd),
+    )
+
+
+def in_words(told: Standing) -> str:
+    pace = [] if told.tokens_per_s is None else [f"{told.tokens_per_s:.0f} tokens/s"]
+    left = [] if told.left_s is None else [f"some {_left(told)} left"]
+    budget = "" if told.budget_usd is None else f" of ${told.budget_usd}"
+    return ", ".join([f"{told.done}/{told.rows} rows", *pace, *left, f"${told.usd}{budget}"])
+
+
+def _left(told: Standing) -> str:
+    assert told.left_s is not None
+    assert told.left_s_low_90 is not None
+    assert told.left_s_high_90 is not None
+    if told.left_s_high_90 - told.left_s_low_90 <= NARROW * told.left_s:
+        return f"{told.left_s:.0f} s"
+    return f"{told.left_s:.0f} s ({told.left_s_low_90:.0f} to {told.left_s_high_90:.0f})"
+
+
+class Noted:
+    """What another progress shows, noted in a file as well, for whoever looks on from elsewhere. It is no truth of the
+    run, so it need not outlive a power failure."""
+
+    def __init__(self, shown: Progress, file: Path, budget_usd: Decimal | None) -> None:
+        self._shown, self._file, self._budget_usd = shown, file, budget_usd
+        self._pace = Pace()
+        self._noted_s = 0.0
+        self.say, self.end = shown.say, shown.end
+
+    def start(self, rows: int, done: int) -> None:
+        self._pace.rows, self._pace.done = rows, done
+        self._shown.start(rows, done)
+
+    def begin(self, requests: int, prompt_tokens: int | None) -> None:
+        self._pace.begin(requests, prompt_tokens)
+        self._shown.begin(requests, prompt_tokens)
+
+    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
+        self._pace.advance(rows, usage)
+        self._shown.advance(rows, usage, tell)
+        if time.monotonic() - self._noted_s >= NOTED_EVERY_S:
+            self._noted_s = time.monotonic()
+            self.note(standing(self._pace, tell(), self._budget_usd))
+
+    def note(self, told: Standing) -> None:
+        aside = self._file.with_name(f".{self._file.name}{WRITING}")
+        aside.write_text(json.dumps(asdict(told)), encoding="ascii")
+        aside.replace(self._file)
+
+
+def noted_in(file: Path) -> Standing | None:
+    """What a run that goes on has noted last; None where it has not, or not yet."""
+    try:
+        told: dict[str, Any] = json.loads(file.read_text(encoding="ascii"))
+        return Standing(**told)
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,6 +1,7 @@
 """Text for a terminal: what a dataset, a file name or a server brought along must not drive it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TextIO
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -21,3 +22,18 @@ def in_columns(rows: Sequence[Sequence[str]], to_the_right: Sequence[bool] | Non
         [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)] for row in rows
     )
     return ["  ".join(cells).rstrip() for cells in lines]
+
+
+def in_place(stream: TextIO) -> Callable[[str], None]:
+    """Shows one text after the other in the same place of a terminal; elsewhere below each other."""
+    drawn = 0
+
+    def show(text: str) -> None:
+        nonlocal drawn
+        if drawn and stream.isatty():
+            stream.write(f"\x1b[{drawn}F\x1b[J")  # to the first line of the last text, and clear from there
+        stream.write(f"{text}\n")
+        stream.flush()
+        drawn = text.count("\n") + 1
+
+    return show

@@ -112,6 +112,11 @@ class Run:
         return self.folder / "meters"
 
     @property
+    def live(self) -> Path:
+        """Where the run stands, while it goes on; it decides nothing."""
+        return self.folder / "live.json"
+
+    @property
     def export(self) -> Path:
         return self.folder / "export"
 
