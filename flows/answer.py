@@ -64,9 +64,10 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
                 for lane, pending in lanes:
                     _do(step, answer_lane, work, lane, None, _sample(pending, sample_rows))
             else:
-                choose(work, lanes)
-                plan_ahead(work, lanes)
-                pilot = pilot_of(work, lanes)
+                to_run = [(lane, pending) for lane, pending in lanes if len(pending)]
+                choose(work, to_run)
+                plan_ahead(work, to_run)
+                pilot = pilot_of(work, to_run)
                 for lane, _ in lanes:
                     _do(step, answer_lane, work, lane, pilot)
                     pilot = None

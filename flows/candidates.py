@@ -1,10 +1,10 @@
 """The rows that could be answered without a run of the full model, lever by lever, as they are known before any answer
-is seen: near-duplicates of other rows, and rows that the quantized model may answer."""
+is seen: near-duplicates of other rows, and rows that a cheaper model may answer."""
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from flows.open import Work
 from optimizer.collapse import SOURCES, Assignments, Pair
 from optimizer.likeness import Likeness, beginning
-from serving.records import Lever, Outcome, Source, sampling_from_json
-from serving.store.schemas import LIKENESS, MEMBERS, NEAR, ROUTES
+from serving.records import NEAR, Lever, Outcome, Source, sampling_from_json
+from serving.store.schemas import LIKENESS, MEMBERS, ROUTES
+from serving.store.schemas import NEAR as NEAR_ROWS
 from serving.store.segments import read_rows
 
 Rows = NDArray[np.int64]
@@ -36,33 +37,37 @@ class Candidates:
 
     @classmethod
     def of(cls, work: Work, lever: Lever) -> Self:
+        """All that it may be asked for: of a lane, what those before it may serve as well."""
         if lever not in levers(work):
             nothing = np.empty(0, np.int64)
             return cls(lever, nothing, nothing, nothing)
         collapsed = work.run.stage(work.run.collapsed)
-        if lever is Lever.NEAR:
-            table = collapsed.read("near", NEAR, ["row", "equals", "answered_by"])
+        if lever == NEAR:
+            table = collapsed.read("near", NEAR_ROWS, ["row", "equals", "answered_by"])
             return cls(lever, *(table[name].to_numpy() for name in table.column_names))
         routes = work.run.stage(work.run.routed).read("routes", ROUTES, ["row", "lane"])
-        cheap = routes.filter(pc.equal(routes["lane"], lever.value))["row"].to_numpy()
+        cheap = routes.filter(pc.equal(routes["lane"], work.job.cheaper_lanes[0]))["row"].to_numpy()
         members = collapsed.read("members", MEMBERS, ["row", "equals", "answered_by"])
         row, equals, answered_by = (members[name].to_numpy() for name in members.column_names)
         here = (equals == answered_by) & np.isin(equals, cheap)
         return cls(lever, row[here], equals[here], equals[here])
+
+    def only(self, some: Flags) -> Self:
+        return replace(self, row=self.row[some], equals=self.equals[some], answered_by=self.answered_by[some])
 
     def places(self, rows: Rows) -> Flags:
         return np.isin(self.row, rows)
 
     def answerable(self, work: Work) -> Flags:
         """Not those whose representative has failed, or has no answer yet."""
-        if self.lever is not Lever.NEAR:
+        if self.lever != NEAR:
             return np.ones(len(self.row), np.bool_)
         return np.isin(self.answered_by, answered_rows(work))
 
     def seen(self, work: Work) -> tuple[Floats, Rows]:
         """What audits are learned from: features (rows, features), and the groups of rows whose prompts begin alike."""
-        if self.lever is Lever.NEAR:
-            table = work.run.stage(work.run.collapsed).read("near", NEAR)
+        if self.lever == NEAR:
+            table = work.run.stage(work.run.collapsed).read("near", NEAR_ROWS)
             features = np.column_stack([table[name].to_numpy() for name in LIKENESS])
             begins = table["beginning"].combine_chunks()
         else:
@@ -71,15 +76,15 @@ class Candidates:
 
 
 def levers(work: Work) -> tuple[Lever, ...]:
-    """Those that the job asks for under a certificate."""
-    asked = {Lever.NEAR: work.job.reuse.semantic, Lever.QUANTIZED: work.job.route.to_quantized == "certified"}
-    return tuple(lever for lever, is_asked in asked.items() if is_asked)
+    """Those that the job asks for under a certificate; of lanes the cheapest first."""
+    near = (NEAR,) if work.job.reuse.semantic else ()
+    return near + (work.job.cheaper_lanes if work.job.route.to_quantized == "certified" else ())
 
 
 def near_table(
     rows: Rows, equals: Rows, members: Assignments, pairs: Sequence[Pair], texts: Mapping[int, str]
 ) -> pa.Table:
-    """NEAR: each row that a near-duplicate may answer, with what is seen of it and the one that would."""
+    """NEAR of the schemas: each row that another may answer, with what is seen of it and the one that would."""
     near = members.source == SOURCES.index(Source.SEMANTIC)
     known: dict[int, dict[int, Likeness]] = defaultdict(dict)
     for pair in pairs:
@@ -89,7 +94,7 @@ def near_table(
     like = np.array([known[one][other] for one, other in zip(equal.tolist(), answered_by.tolist(), strict=True)])
     like = like.reshape(-1, len(LIKENESS))
     begins = pa.array([beginning(texts[row]) for row in equal.tolist()], pa.string())
-    return pa.table([rows[near], equal, answered_by, begins, *like.T], schema=NEAR)
+    return pa.table([rows[near], equal, answered_by, begins, *like.T], schema=NEAR_ROWS)
 
 
 def answered_rows(work: Work) -> Rows:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from flows.limits import Stopped
 from flows.open import Work
+from flows.trials import Texts
 from optimizer.judges import JUDGES, Agree
 from serving.config import BadJob
 from serving.intake.process import AskedToStop
 from serving.judges.command import Command
+from serving.judges.model import Ask, Control, ModelJudge
 from serving.judges.process import CommandJudge
 from serving.records import Comparison, Judge, Message, Outcome
 from serving.store.schemas import choices_from, messages_from
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
     from serving.reuse.embed import Embedder, Vectors
 
 Rows = NDArray[np.int64]
-Texts = tuple[str, ...]  # of an answer, one for each choice
 Pair = tuple[int, Sequence[str], Sequence[str]]  # a row, its answers, and the reference of each
 EMBED_TEXTS = 256
 
 
-def judged(work: Work, pairs: Sequence[Pair]) -> NDArray[np.bool_]:
-    """Which pairs agree: those with as many answers as references, each of which says the same as its reference.
+class Judged(NamedTuple):
+    agrees: NDArray[np.bool_]  # pair by pair
+    controls: tuple[Control, ...] = ()  # what the judge itself was tried by, where it is a model
+
+
+def judged(work: Work, pairs: Sequence[Pair], ask: Ask | None = None) -> Judged:
+    """Which pairs agree: those with as many answers as references, each of which says the same as its reference. A
+    model that judges is asked by `ask`.
 
     Raises:
         Stopped: a limit was reached; nothing is judged.
@@ -43,12 +50,13 @@ def judged(work: Work, pairs: Sequence[Pair]) -> NDArray[np.bool_]:
         for two in zip(answers, reference, strict=True):
             of_pair.append(place)
             comparisons.append(Comparison(row, *two))
+    judge = _judge(work, [row for row, *_ in pairs], ask)
     try:
-        same = np.array(_judge(work, [row for row, *_ in pairs]).agree(comparisons), np.bool_)
+        same = np.array(judge.agree(comparisons), np.bool_)
     except AskedToStop:
         raise Stopped from None
     agrees[np.array(of_pair, np.int64)[~same]] = False
-    return agrees
+    return Judged(agrees, tuple(judge.controls) if isinstance(judge, ModelJudge) else ())
 
 
 def answer_texts(work: Work, rows: Rows) -> dict[int, Texts]:
@@ -62,10 +70,13 @@ def answer_texts(work: Work, rows: Rows) -> dict[int, Texts]:
     return found
 
 
-def _judge(work: Work, rows: Sequence[int]) -> Judge:
+def _judge(work: Work, rows: Sequence[int], ask: Ask | None) -> Judge:
     quality = work.job.quality
     if quality.judge == "command":
         return _by_command(work, rows)
+    if quality.judge == "model":
+        assert ask is not None, "who has no way to ask the full model does not judge"
+        return ModelJudge(ask, _messages(work, rows), work.progress.say)
     if quality.judge == "embedding":
         from serving.judges.embedding import EmbeddingJudge
         from serving.reuse.embed import SentenceEmbedder

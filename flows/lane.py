@@ -1,18 +1,18 @@
 """One lane, start to end: its pending representatives in planned order, an engine, and settlement as answers arrive."""
 
+import math
 import time
 from collections.abc import Iterator
-from decimal import Decimal
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from flows.asking import Asking
 from flows.candidates import levers
-from flows.certify import certify, certify_quantized
-from flows.judging import Texts
+from flows.certify import certify, certify_lane, look_on, to_judge, tried
+from flows.feeding import feed
 from flows.learning import Ran, keep
-from flows.limits import NOTHING, Room
 from flows.looks import Looks
 from flows.members import Members, Rows, answered_any, done_rows, pending_rows
 from flows.noise import note_repeats, rows_to_repeat
@@ -20,23 +20,23 @@ from flows.open import Work
 from flows.pace import Now
 from flows.pilot import Pilot
 from flows.quarantine import Quarantine
-from flows.requests import kv_tokens_of, prompts_of, tables_to_order
-from flows.settlement import LEAST_WASTE_S, Settlement, close, usd_of_usage, waste
+from flows.requests import kv_tokens_of, prompts_of
+from flows.settlement import LEAST_WASTE_S, Settlement, close, waste
+from flows.trials import PORTION_ROWS, Tried, Watch, end_cascade, keep_audit, keep_portion, untried
 from flows.turn import turn
 from optimizer.cost import usd_of_time
 from serving.engines.open import open_engine
-from serving.records import Completion, EngineDied, Failure, Lane, Lever, Overhead, Request, Usage
-from serving.store.schemas import ASKED, requests_from
+from serving.records import Completion, EngineDied, Failure, Lane, Overhead
 
 FRUITLESS_DEATHS = 8  # in a row, without a row settled in between: halving a window takes no more
 REASON_CHARACTERS = 300
 
 
 def lanes_to_run(work: Work) -> list[Lane]:
-    """The lanes that still have rows to answer, in the job's order."""
+    """The lanes that still have rows to answer, in the job's order; the full one also where it has some to judge."""
     members = work.run.stage(work.run.collapsed).rows("members")
     work.progress.start(rows=members, done=len(done_rows(work)))
-    return [lane for lane in work.job.lanes.values() if len(pending_rows(work, lane))]
+    return [lane for lane in work.job.lanes.values() if len(pending_rows(work, lane)) or _judges(work, lane)]
 
 
 def answer_lane(work: Work, lane: Lane, pilot: Pilot | None = None, only: Rows | None = None) -> dict[str, Any]:
@@ -48,12 +48,13 @@ def answer_lane(work: Work, lane: Lane, pilot: Pilot | None = None, only: Rows |
         pending = pending_rows(work, lane)
         if only is not None:
             pending = np.intersect1d(pending, only)
-        if not len(pending) or work.limits.stop() or _waits(work, lane):
+        if not (len(pending) or _judges(work, lane)) or work.limits.stop() or _waits(work, lane):
             return {"lane": lane.name, "pending": len(pending)}
         try:
             complete = _run_engine(work, lane, pending, quarantine, pilot)
         except EngineDied as death:
-            fruitless = fruitless + 1 if np.array_equal(pending_rows(work, lane), pending) else 0
+            idle = np.array_equal(pending_rows(work, lane), pending) and not _waits(work, lane)
+            fruitless = fruitless + 1 if idle else 0
             if fruitless > (FRUITLESS_DEATHS if death.suspects else 0):
                 raise
             work.progress.say(f"{lane.name}: {death}; starting it again")
@@ -63,14 +64,18 @@ def answer_lane(work: Work, lane: Lane, pilot: Pilot | None = None, only: Rows |
 
 
 def _waits(work: Work, lane: Lane) -> bool:
-    """True while the quantized model cannot be audited, since the full one has not answered what that takes."""
-    if not _needs_certificate(work, lane):
+    """True while a cheaper model cannot be audited, since the full one has not answered or judged what that takes."""
+    if not _needs_certificate(work, lane) or Looks.of(work, lane.name).over:
         return False
-    return not Looks.of(work, Lever.QUANTIZED).over and len(pending_rows(work, work.job.lanes["full"])) > 0
+    return len(to_judge(work)) > 0 or len(pending_rows(work, work.job.lanes["full"])) > 0
+
+
+def _judges(work: Work, lane: Lane) -> bool:
+    return lane.name == "full" and len(to_judge(work)) > 0
 
 
 def _needs_certificate(work: Work, lane: Lane) -> bool:
-    return lane.name == Lever.QUANTIZED and Lever.QUANTIZED in levers(work)
+    return lane.name in levers(work)
 
 
 def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine, pilot: Pilot | None) -> bool:
@@ -124,7 +129,7 @@ def _answer(
         else:
             portions = iter([pending]) if pilot is None else pilot.portions(pending)
         for some in chain.from_iterable(map(quarantine.turns, chain(portions, _uncertified(work, settlement)))):
-            for completion in settlement.engine.run(settlement.fed(_feed(work, some))):
+            for completion in settlement.engine.run(settlement.fed(feed(work, settlement.lane.name, some))):
                 rows = settlement.add(completion)
                 work.progress.advance(rows, completion.usage, now)
                 if pilot is not None and pilot.due(completion):
@@ -144,69 +149,86 @@ def _answer(
 
 
 def _certified(work: Work, settlement: Settlement, pending: Rows) -> Iterator[Rows]:
-    """What the quantized model may answer of these, once it is audited by rows that the full one has answered."""
-    while (looks := Looks.of(work, Lever.QUANTIZED)).waiting and not work.limits.stop():
-        served: dict[int, Texts] = {}
-        try:
-            if not _audit(work, settlement, np.unique(looks.of_lever.equals[looks.auditing]), served):
+    """What a cheaper model may answer of these, once it is audited by rows that the full one has answered. Nothing yet
+    where that one is to judge the audits as well, once this engine is gone."""
+    lane = settlement.lane.name
+    while not (looks := Looks.of(work, lane)).over and not work.limits.stop():
+        if not looks.waiting:
+            if not _try_all(work, settlement, looks):
                 return  # stopped
-        except EngineDied:
-            certify_quantized(work, served)  # what it has not answered is wrong: it is asked for no row that killed it
-            raise
-        certify_quantized(work, served)
+            look_on(work)
+            continue
+        if not tried(work, looks):
+            answers: list[Tried] = []
+            try:
+                if not _audit(work, settlement, np.unique(looks.of_lever.equals[looks.auditing]), answers):
+                    return
+            except EngineDied:  # what it has not answered is wrong: it is asked for no row that killed it
+                keep_audit(work, lane, looks.begun - 1, answers)
+                certify_lane(work, lane)
+                raise
+            keep_audit(work, lane, looks.begun - 1, answers)
+        if to_judge(work):
+            return
+        certify_lane(work, lane)
     if len(rows := np.intersect1d(pending, pending_rows(work, settlement.lane))):
         yield rows
 
 
+def _try_all(work: Work, settlement: Settlement, looks: Looks) -> bool:
+    """Have the model answer all that it may serve, a portion at a time; True if it came to its end. What an engine died
+    of is left to the full model."""
+    lane = settlement.lane.name
+    rows = untried(work, lane, np.unique(looks.of_lever.equals[looks.free(work)]))
+    work.progress.say(f"{lane}: answers all {len(rows)} rows first, since how sure it is tells what it may serve")
+    for portion in np.array_split(rows, max(1, math.ceil(len(rows) / PORTION_ROWS))):
+        answers: list[Tried] = []
+        try:
+            if not _audit(work, settlement, portion, answers, "cascade"):
+                return False
+        except EngineDied:
+            keep_portion(work, lane, answers)
+            end_cascade(work, lane)
+            look_on(work)
+            raise
+        keep_portion(work, lane, answers)
+    end_cascade(work, lane)
+    return True
+
+
 def _uncertified(work: Work, settlement: Settlement) -> Iterator[Rows]:
-    """Near-duplicates that the next look audits, or that no certificate covers at the end: the engine that runs answers
-    them as well. Then it is asked once more what it has answered, to know how sure its own answers are."""
+    """What the next look audits, or no certificate covers at the end: the engine that runs answers that as well, and
+    judges audits where that is the full model's to do. Then it is asked once more what it has answered, to know how
+    sure its own answers are."""
     if not work.job.certifies or settlement.lane.name != "full":
         return
+    ask = Asking(work, settlement)
     while not work.limits.stop():
         settlement.seal()  # what is judged is read from segments
-        if not certify(work) or not len(rows := pending_rows(work, settlement.lane)):
+        told = certify(work, ask)
+        for lane in to_judge(work):
+            told |= certify_lane(work, lane, ask)
+        if not told or not len(rows := pending_rows(work, settlement.lane)):
             break
         yield rows
-    again: dict[int, Texts] = {}
+    again: list[Tried] = []
     if work.limits.stop() or not settlement.complete or len(pending_rows(work, settlement.lane)):
         return
     if len(rows := rows_to_repeat(work)) and _audit(work, settlement, rows, again):
-        note_repeats(work, again)
+        note_repeats(work, [one.completion for one in again], ask)
 
 
-def _audit(work: Work, settlement: Settlement, rows: Rows, answers: dict[int, Texts]) -> bool:
-    """Answers that are judged and given to nobody, by row; True if it came to its end."""
+def _audit(work: Work, settlement: Settlement, rows: Rows, answers: list[Tried], kind: str = "audit") -> bool:
+    """Answers that are judged before they are given to anybody; True if it came to its end."""
+    watch = Watch(work, settlement.lane.name)
+    requests = watch.requests(feed(work, settlement.lane.name, rows))
     try:
-        for completion in settlement.engine.run(settlement.fed(_feed(work, rows))):
+        for completion in settlement.engine.run(settlement.fed(requests)):
             settlement.audit(completion)
-            if completion.failure is None:
-                answers[completion.row] = tuple(choice.text for choice in completion.choices)
+            answers.append(watch.tried(completion))
     except EngineDied as death:
         raise EngineDied(str(death)) from None  # no row is set aside for it: all of them have their answers
     if not settlement.complete:
         return False
-    settlement.book_audits()
+    settlement.book_audits(kind)
     return True
-
-
-def _feed(work: Work, pending: Rows) -> Iterator[Request | None]:
-    """The requests in planned order, decoded a few at a time. Where the budget cannot bear the next beside all that is
-    in flight, None until it can; it stops where it never will."""
-    for table in tables_to_order(work, pending, ASKED):
-        for request in requests_from(table):
-            at_worst_usd = _at_worst_usd(work, request)
-            while (room := work.limits.afford(request.row, at_worst_usd)) is Room.LATER:
-                yield None
-            if room is Room.NEVER:
-                return
-            yield request
-
-
-def _at_worst_usd(work: Work, request: Request) -> Decimal:
-    """The most that a request can cost where tokens are billed. An untokenized prompt has at most a token a byte."""
-    if work.price.bills_time:
-        return NOTHING
-    known = request.prompt_token_ids
-    at_most = sum(len(turn.content.encode()) + 16 for turn in request.messages) if known is None else len(known)
-    return usd_of_usage(work, Usage(at_most, request.sampling.max_tokens * request.sampling.n))

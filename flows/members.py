@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flows.candidates import Candidates
+from flows.candidates import Candidates, levers
 from flows.looks import Looks
 from flows.open import Work
-from serving.records import Endpoint, Lane, Lever, Outcome, Source
+from serving.records import NEAR, Endpoint, Lane, Outcome, Source
 from serving.store.segments import read_rows
 
 Rows = NDArray[np.int64]
@@ -100,20 +100,18 @@ def answered_any(work: Work, lane: Lane) -> bool:
 
 def pending_rows(work: Work, lane: Lane) -> Rows:
     """The rows that a lane has yet to run, ascending: representatives that are routed to it; in the full lane also rows
-    that audit another way to serve them, or that none may serve. What the quantized lane may serve under a certificate
-    alone is pending there until that is refused."""
-    if lane.name == "full":
-        others = [Looks.of(work, lever).to_run(work) for lever in Lever]
-    elif len(Candidates.of(work, Lever.QUANTIZED).row):
-        return np.setdiff1d(Looks.of(work, Lever.QUANTIZED).to_serve(work), done_rows(work))
-    else:
-        others = []
+    that audit another way to serve them, or that none may serve. What a lane may serve under a certificate alone is
+    pending there until that is refused."""
+    if lane.name in levers(work):
+        return np.setdiff1d(Looks.of(work, lane.name).to_serve(work), done_rows(work))
+    full = lane.name == "full"
+    others = [Looks.of(work, lever).to_run(work) for lever in levers(work)] if full else []
     return np.setdiff1d(np.concatenate([_routed(work, lane), *others]), done_rows(work))
 
 
 def most_pending_rows(work: Work, lane: Lane) -> Rows:
     """The same, if no near-duplicate is certified to share an answer: what is foretold, since no audit's end is."""
-    near = Candidates.of(work, Lever.NEAR).equals if lane.name == "full" else NO_ROWS
+    near = Candidates.of(work, NEAR).equals if lane.name == "full" else NO_ROWS
     return np.setdiff1d(np.union1d(pending_rows(work, lane), near), done_rows(work))
 
 

@@ -4,10 +4,11 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Work:
     inputs: list[InputFile]
     models: dict[str, ModelFolder]  # by lane; empty where the model is a server's
     adapters: Adapters
-    price: Price
+    prices: Mapping[str, Price]  # by lane
     catalogue: Catalogue  # the shipped one, with the job's own rows over it
     progress: Progress
     limits: Limits
@@ -66,6 +67,11 @@ class Work:
     servers: ForkServers = field(default_factory=ForkServers)  # of its engines, for as long as the run is held
     _writer: Writer | None = None
     _meter: Meter | None = None
+
+    @property
+    def price(self) -> Price:
+        """Of the full lane, and of all that is billed by time."""
+        return self.prices["full"]
 
     @property
     def writer(self) -> Writer:
@@ -139,6 +145,9 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
     job = batched_for_this_machine(job)
     inputs = open_inputs(job.dataset.path, Path.cwd())
     models = open_models(job)
+    if job.quality.judge == "model" and job.certifies and "full" in models and models["full"].chat_template is None:
+        base = models["full"].path
+        raise BadJob(f'quality.judge = "model": {base} has no chat template, and cannot be asked; name another judge')
     adapters = {name: AdapterFolder.open(Path(folder)) for name, folder in job.model.adapters.items()}
     pinned: dict[str, ModelFolder | AdapterFolder] = {**models}
     if job.embeds:
@@ -146,7 +155,7 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
     pinned |= {f"adapter {name}": adapter for name, adapter in adapters.items()}
     files = {name: dict(folder.files) for name, folder in pinned.items()}
     catalogue = catalogue_of(job)
-    stated_price = _price_facts(price_of(job, catalogue))
+    stated_price = _facts_of_prices(prices_of(job, catalogue))
     input_sha256 = sha256_of_files(inputs)
     fingerprint = {
         **_settings(job),
@@ -169,10 +178,10 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
         facts = run.facts
         if facts["price"] != stated_price:
             progress.say(f"{run.run_id} keeps the price that it was started with: {_price_in_words(facts['price'])}")
-    price = _price_from(facts["price"])
-    limits = Limits(job.budget, price)
+    prices = _prices_from(facts["price"], job)
+    limits = Limits(job.budget, prices["full"])
     return Work(
-        job, run, inputs, models, _adapters(adapters), price, catalogue, progress, limits, facts, stated_price,
+        job, run, inputs, models, _adapters(adapters), prices, catalogue, progress, limits, facts, stated_price,
         take_over,
     )  # fmt: skip
 
@@ -211,8 +220,8 @@ def open_models(job: Job) -> dict[str, ModelFolder]:
         if job.engine.kind == "vllm" or Path(lane.model).is_dir():
             folders[name] = ModelFolder.open(Path(lane.model))
     if len({folder.tokenizer_json.read_bytes() for folder in folders.values()}) > 1:
-        both = " and ".join(str(folder.path) for folder in folders.values())
-        raise BadJob(f"model.full and model.quantized have different tokenizers ({both}); use variants of one model")
+        each = " and ".join(str(folder.path) for folder in folders.values())
+        raise BadJob(f"the job's models have different tokenizers ({each}); use variants of one model")
     return folders
 
 
@@ -222,12 +231,15 @@ def catalogue_of(job: Job) -> Catalogue:
     return Catalogue.load(None if own is None else Path(own))
 
 
-def price_of(job: Job, catalogue: Catalogue) -> Price:
-    """Raises UnknownPrice."""
+def prices_of(job: Job, catalogue: Catalogue) -> dict[str, Price]:
+    """Of the full lane, and of those that have a price of their own. Raises UnknownPrice."""
     given = job.price
     if given.hardware is not None:
-        return catalogue.price_of_hardware(given.hardware)
-    return Price("job file", "job file", given.usd_per_hour, given.input_usd_per_mtok, given.output_usd_per_mtok)
+        return {"full": catalogue.price_of_hardware(given.hardware)}
+    from_job = partial(Price, "job file", "job file")
+    full = from_job(given.usd_per_hour, given.input_usd_per_mtok, given.output_usd_per_mtok)
+    lanes = {name: from_job(None, *each.model_dump().values()) for name, each in given.lanes.items()}
+    return {"full": full, **lanes}
 
 
 def open_embedder(path: Path) -> ModelFolder:
@@ -247,12 +259,25 @@ def _now_unix_s() -> float:
     return float(told)
 
 
-def _price_facts(price: Price) -> dict[str, Any]:
+def _facts_of_prices(prices: Mapping[str, Price]) -> dict[str, Any]:
+    facts = {name: _facts_of_price(price) for name, price in prices.items()}
+    full = facts.pop("full")
+    return {**full, "lanes": facts} if facts else full
+
+
+def _facts_of_price(price: Price) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Decimal) else value for name, value in asdict(price).items()}
 
 
 def _price_in_words(facts: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+
+
+def _prices_from(facts: dict[str, Any], job: Job) -> dict[str, Price]:
+    """A lane without a price of its own costs what the full one does."""
+    own = facts.get("lanes", {})
+    full = {name: value for name, value in facts.items() if name != "lanes"}
+    return {lane: _price_from(own.get(lane, full)) for lane in job.lanes}
 
 
 def _price_from(facts: dict[str, Any]) -> Price:

@@ -74,7 +74,8 @@ def plan(work: Work) -> Plan:
         book_the_past(work)
         for stage in DECISIONS:
             stage(work)
-        lanes = [(lane, most_pending_rows(work, lane)) for lane in lanes_to_run(work)]
+        every = [(lane, most_pending_rows(work, lane)) for lane in lanes_to_run(work)]
+        lanes = [(lane, pending) for lane, pending in every if len(pending)]
         played = choose(work, lanes)
         told = plan_ahead(work, lanes)
         admitted = work.run.stage(work.run.admitted)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from optimizer.noise_floor import NoiseFloor
-from serving.records import Lever
+from serving.records import NEAR, Lever
 from serving.store.run import Run
 
 if TYPE_CHECKING:
@@ -14,29 +14,39 @@ SELECT lever, rows, audited, wrong, most_wrong, certified FROM certificates WHER
 """
 CANDIDATES = """
 SELECT 'near' AS lever, count(*) AS rows FROM near WHERE run_id = $run
-UNION ALL SELECT 'quantized', count(*) FROM routes WHERE run_id = $run AND lane = 'quantized'
+UNION ALL SELECT lane, count(*) FROM routes WHERE run_id = $run AND lane <> 'full' GROUP BY lane
 """
 SERVED = """
 SELECT CASE source WHEN 'semantic' THEN 'near' ELSE lane END AS lever, count(*) AS rows
-FROM rows WHERE run_id = $run AND (source = 'semantic' OR lane = 'quantized') GROUP BY ALL
+FROM rows WHERE run_id = $run AND (source = 'semantic' OR lane <> 'full') GROUP BY ALL
 """
 NOISE = "SELECT count(*) AS pairs, count(*) FILTER (NOT agrees) AS differ FROM noise WHERE run_id = $run"
-WHICH = {Lever.NEAR: "near-duplicates", Lever.QUANTIZED: "quantized answers"}
 
 
 def promises(ledger: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
     job = run.facts["job"]
     candidates, served = (_by_lever(ledger, sql, run) for sql in (CANDIDATES, SERVED))
-    asked = {Lever.NEAR: job["reuse"]["semantic"], Lever.QUANTIZED: job["route"]["to_quantized"] == "certified"}
-    looks: dict[str, list[tuple[Any, ...]]] = {lever: [] for lever in Lever}
+    looks: dict[Lever, list[tuple[Any, ...]]] = {lever: [] for lever in _asked(job)}
     for lever, *told in ledger.execute(LOOKS, {"run": run.run_id}).fetchall():
         looks[lever].append(tuple(told))
     lines = [
-        f"{WHICH[lever]}: {_promise(looks[lever], candidates[lever], served.get(lever, 0), job['quality'])}"
-        for lever in Lever
-        if asked[lever] and candidates[lever]
+        f"{_answers(lever)}: {_promise(seen, candidates.get(lever, 0), served.get(lever, 0), job['quality'])}"
+        for lever, seen in looks.items()
+        if seen or candidates.get(lever)
     ]
     return [*lines, *_noise(ledger, run)]
+
+
+def _asked(job: dict[str, Any]) -> list[Lever]:
+    """The levers that a job asks for under a certificate."""
+    of_model = job["model"]
+    lanes = [*of_model.get("cheaper", {}), *(["quantized"] if of_model["quantized"] is not None else [])]
+    near = [NEAR] if job["reuse"]["semantic"] else []
+    return near + (lanes if job["route"]["to_quantized"] == "certified" else [])
+
+
+def _answers(lever: Lever) -> str:
+    return "near-duplicates" if lever == NEAR else f"{lever} answers"
 
 
 def _promise(looks: list[tuple[Any, ...]], candidates: int, served: int, quality: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ SELECT kind, count(*) AS times, sum(seconds) AS seconds, sum(usd) AS usd, sum(to
 FROM overheads WHERE run_id = $run GROUP BY kind
 """
 BASELINE = "SELECT usd FROM baselines WHERE run_id = $run"
-SAVINGS = "SELECT step, saved_usd FROM savings WHERE run_id = $run ORDER BY place, step"
+SAVINGS = "SELECT step, saved_usd, known FROM savings WHERE run_id = $run ORDER BY place, step"
 PREDICTED = """
 SELECT factor, made, predicted, low_90, high_90, measured, off
 FROM reconciled WHERE run_id = $run AND factor IN ('usd', 'near_saved_usd')
@@ -130,7 +130,7 @@ def _did_not_pay(receipt: Receipt) -> list[str]:
     embedding = receipt.overheads.get("embedding")
     if embedding is None or receipt.baseline_usd is None or receipt.counts["expired"]:
         return []
-    saved = next((step["saved_usd"] for step in receipt.savings if step["step"] == "near-duplicates"), 0.0)
+    saved = next((step["saved_usd"] for step in receipt.savings if step["step"] == "near-duplicates"), Decimal(0))
     if saved >= embedding["usd"]:
         return []
     cost = f"embedding cost ${embedding['usd']:.6f}, and they saved ${saved:.6f} (estimated)"
@@ -161,7 +161,7 @@ def _verdict(receipt: Receipt, lane: dict[str, Any]) -> str:
     """Whether a lane beside the full one paid here: its rows' cost against the same tokens at the full lane's rates."""
     if lane["lane"] == "full" or not lane["full_usd"] or not lane["rows_usd"]:
         return ""
-    at_full, actual = Decimal(repr(lane["full_usd"])), lane["rows_usd"]
+    at_full, actual = lane["full_usd"], lane["rows_usd"]
     speed = f"{at_full / actual:.2f}x the full lane's speed on the same tokens (estimated)"
     if actual + lane["start_up_usd"] < at_full:
         return f"  paid: {speed}, its own start-up included"
@@ -183,7 +183,7 @@ def _money(receipt: Receipt) -> list[str]:
     ]
     if receipt.baseline_usd is None:
         return [*lines, "  baseline  not known: the full lane ran nothing in this run"]
-    baseline = Decimal(repr(receipt.baseline_usd))
+    baseline = receipt.baseline_usd
     saved = baseline - counts["usd"]
     share = f", {saved / baseline * 100:+.0f} %" if baseline else ""
     return [

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,16 +11,10 @@ from numpy.typing import NDArray
 from flows.members import ENDPOINTS, RUN, SOURCES, TAKEN, Few, Members, Rows
 from optimizer.cost import Charges
 from serving.own_json import own_json
-from serving.records import Completion, Lane, Outcome, Source, Usage
-from serving.store.schemas import SEGMENT, usd_column
+from serving.records import Completion, Lane, Outcome, Source
+from serving.store.schemas import SEGMENT, usage_columns, usd_column
 
 OUTCOMES = (Outcome.ANSWERED, Outcome.FAILED)
-
-
-def usage_columns(finished: Sequence[Completion]) -> dict[str, Rows]:
-    """What each used, by the names of Usage."""
-    used = np.array([msgspec.structs.astuple(completion.usage) for completion in finished], np.int64)
-    return dict(zip(Usage.__struct_fields__, used.reshape(-1, len(Usage.__struct_fields__)).T, strict=True))
 
 
 def settled_rows(lane: Lane, finished: Sequence[Completion], charges: Charges, members: Members) -> pa.RecordBatch:
@@ -73,9 +66,18 @@ def shared_rows(ran: pa.Table, row: Rows, answered_by: Rows, members: Members) -
 def earlier_rows(taken: pa.Table, lane: Lane, members: Members) -> pa.RecordBatch:
     """A row of SEGMENT for each row of EARLIER, and for all that equal it: what it used is as it was in the run that
     answered it, at no cost."""
-    first = taken["row"].to_numpy()
+    return _answered_before(taken, lane, members, TAKEN)
+
+
+def tried_rows(tried: pa.Table, lane: Lane, members: Members) -> pa.RecordBatch:
+    """The same for each row of TRIALS; what it cost was booked when it was tried."""
+    return _answered_before(tried, lane, members, RUN)
+
+
+def _answered_before(answers: pa.Table, lane: Lane, members: Members, own_source: int) -> pa.RecordBatch:
+    first = answers["row"].to_numpy()
     served = members.served_by(first)
-    source = np.where(served.source == RUN, TAKEN, served.source).astype(np.int8)
+    source = np.where(served.source == RUN, own_source, served.source).astype(np.int8)
     count, none = len(served.row), pa.nulls(len(served.row), pa.string())
     own = {
         **_at_no_cost(served.row, first[served.answer], _texts(SOURCES, source), members),
@@ -85,7 +87,7 @@ def earlier_rows(taken: pa.Table, lane: Lane, members: Members) -> pa.RecordBatc
         "error_code": none,
         "error_reason": none,
     }
-    return _with(own, taken.take(pa.array(served.answer)))
+    return _with(own, answers.take(pa.array(served.answer)))
 
 
 def _at_no_cost(row: Rows, answered_by: Rows, source: pa.Array, members: Members) -> dict[str, Any]:

@@ -9,11 +9,12 @@ import pyarrow.compute as pc
 
 from flows.members import Members
 from flows.open import Work
-from flows.settled_rows import settled_rows, usage_columns
+from flows.settled_rows import settled_rows
 from optimizer.cost import share_out, usd_of_time, usd_of_tokens
 from serving.records import Completion, Engine, EngineDied, Lane, Overhead, Request, Usage
 from serving.store.durable import remove
 from serving.store.meter import Meter, Spent
+from serving.store.schemas import usage_columns
 from serving.store.segments import Chain, Span
 
 COMMIT_ROWS = 1024  # rows that become durable with one fsync, some 4 ms
@@ -37,7 +38,7 @@ class Settlement:
     _waiting: list[Completion] = field(default_factory=list)
     _audits: list[Completion] = field(default_factory=list)
     _settled: Spent = field(default_factory=Spent)
-    _fed_all: bool = False
+    _fed_all: bool = True
     _failed: bool = False
     _committed_at: float = field(default_factory=time.monotonic)
     _sealed_at: float = field(default_factory=time.monotonic)
@@ -69,16 +70,18 @@ class Settlement:
         self._taken(completion)
         self._audits.append(completion)
 
-    def book_audits(self) -> None:
-        """What the audits since the last commit took is an overhead: none of it answers a row."""
+    def book_audits(self, kind: str) -> None:
+        """What the audits since the last commit took is an overhead of this kind: none of it answers a row."""
         used = usage_columns(self._audits)
         prompt_tokens = int((used["prompt_tokens"] - used["cached_tokens"]).sum())
         completion_tokens = int(used["completion_tokens"].sum())
         seconds = self.work.limits.lap()
         usd = usd_of_time(self.work.price, seconds)
-        usd += sum((usd_of_usage(self.work, completion.usage) for completion in self._audits), Decimal(0))
+        usd += sum(
+            (usd_of_usage(self.work, self.lane.name, completion.usage) for completion in self._audits), Decimal(0)
+        )
         tokens = prompt_tokens + completion_tokens
-        self.overheads.append(Overhead("audit", self.lane.name, round(seconds, 6), usd, tokens, self.meter.name))
+        self.overheads.append(Overhead(kind, self.lane.name, round(seconds, 6), usd, tokens, self.meter.name))
         self._settled = Spent(
             0.0, self._settled.prompt_tokens + prompt_tokens, self._settled.completion_tokens + completion_tokens
         )
@@ -90,7 +93,7 @@ class Settlement:
         if completion.row not in self._in_flight:
             raise EngineDied(f"the engine answered row {completion.row}, which it was not asked, or was asked once")
         self._in_flight.remove(completion.row)
-        self.work.limits.finished(completion.row, usd_of_usage(self.work, completion.usage))
+        self.work.limits.finished(completion.row, usd_of_usage(self.work, self.lane.name, completion.usage))
 
     def commit(self) -> None:
         """One durable step: the rows, what they cost, and the overheads that came before them."""
@@ -145,7 +148,7 @@ class Settlement:
         seconds = self.work.limits.lap() if finished else 0.0
         used = usage_columns(finished)
         prompt, cached, output = (used[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens"))
-        charges = share_out(seconds, self.work.price, prompt, cached, output, rates)
+        charges = share_out(seconds, self.work.prices[self.lane.name], prompt, cached, output, rates)
         rows = settled_rows(self.lane, finished, charges, self.members)
         self.work.limits.release(completion.row for completion in finished)
         self._settled = Spent(
@@ -194,6 +197,7 @@ def waste(work: Work, engine: str, lane: str, seconds: float, tokens: int) -> Ov
     return Overhead("waste", lane, round(seconds, 6), usd_of_time(work.price, seconds), tokens, engine)
 
 
-def usd_of_usage(work: Work, usage: Usage) -> Decimal:
+def usd_of_usage(work: Work, lane: str, usage: Usage) -> Decimal:
     """What the tokens cost where tokens are billed; engine time is billed by the span."""
-    return Decimal(0) if work.price.bills_time else usd_of_tokens(work.price, usage)
+    price = work.prices[lane]
+    return Decimal(0) if price.bills_time else usd_of_tokens(price, usage)

@@ -27,11 +27,12 @@ from optimizer.collapse import (
 )
 from optimizer.route import ToQuantized
 from optimizer.route import route as lane_of
-from serving.records import Lever, sampling_from_json
+from serving.records import NEAR, sampling_from_json
 from serving.store.durable import drop_unfinished, remove
 from serving.store.parts import PartWriter, read_manifest
 from serving.store.run import Run
-from serving.store.schemas import MEMBERS, NEAR, PAIRS, ROUTES
+from serving.store.schemas import MEMBERS, PAIRS, ROUTES
+from serving.store.schemas import NEAR as NEAR_ROWS
 
 Figures = dict[str, Any]
 
@@ -60,7 +61,7 @@ def collapse(work: Work) -> Figures:
         near = compare(work, np.unique(exact[found.repeatable]))
     members = assign(rows, exact, star_cover(near.pairs, copies_of(near.pairs, exact)))
 
-    parts = PartWriter(work.run.collapsed.parent, "collapse", {"pairs": PAIRS, "members": MEMBERS, "near": NEAR})
+    parts = PartWriter(work.run.collapsed.parent, "collapse", {"pairs": PAIRS, "members": MEMBERS, "near": NEAR_ROWS})
     parts.extend("pairs", (_pair(pair) for pair in near.pairs))
     source = pa.DictionaryArray.from_arrays(members.source, [source.value for source in SOURCES]).cast(pa.string())
     parts.add_table("members", pa.table([rows, exact, members.answered_by, source], schema=MEMBERS))
@@ -105,8 +106,8 @@ def route(work: Work) -> Figures:
     if (done := read_manifest(work.run.routed)) is not None:
         return done.figures
     representatives = np.setdiff1d(_representatives(work), done_rows(work))  # but for what an earlier run has answered
-    answering = Candidates.of(work, Lever.NEAR).answered_by
-    rule = work.job.route
+    answering = Candidates.of(work, NEAR).answered_by
+    rule, cheapest = work.job.route, next(iter(work.job.cheaper_lanes), "full")
     parts = PartWriter(work.run.routed.parent, "route", {"routes": ROUTES})
     for part in work.run.stage(work.run.admitted).tables("requests", ["row", "prompt_tokens", "adapter"]):
         run = part.filter(pa.array(np.isin(part["row"], representatives)))
@@ -116,13 +117,15 @@ def route(work: Work) -> Figures:
         none: ToQuantized = "none"
         for rows, to in ((run.filter(full), none), (run.filter(pc.invert(full)), rule.to_quantized)):
             if rows.num_rows:
-                found = _of_each(rows["prompt_tokens"], partial(_route, to, rule.short_prompt_tokens))
+                found = _of_each(rows["prompt_tokens"], partial(_route, to, rule.short_prompt_tokens, cheapest))
                 parts.add_table("routes", pa.table([rows["row"], *found.flatten()], schema=ROUTES))
     return parts.finish({}).figures
 
 
-def _route(to_quantized: ToQuantized, short_prompt_tokens: int, prompt_tokens: int | None) -> dict[str, Any]:
-    return asdict(lane_of(prompt_tokens, to_quantized, short_prompt_tokens))
+def _route(
+    to_quantized: ToQuantized, short_prompt_tokens: int, cheapest: str, prompt_tokens: int | None
+) -> dict[str, Any]:
+    return asdict(lane_of(prompt_tokens, to_quantized, short_prompt_tokens, cheapest))
 
 
 def _representatives(work: Work) -> Rows:

@@ -29,6 +29,7 @@ LEAST_AUDITS = 100  # of a first look, from which later ones learn, where that i
 MOST_FOUND = 12  # wrong ones among the audits that a look may be planned to bear
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
 LEAST_GAIN = 0.01  # of the candidates: a look that is expected to save less is not worth the wait for it
+LEAST_KNOWN = 30  # audited answers that tell what a model's confidence is worth
 PARTS = 5  # of a choice, from its surest rows to its last, in each of which what audits found is held against chances
 PRIOR_ROWS = 4.0  # audits that the learned chances of a part count for
 
@@ -77,19 +78,50 @@ def next_choice(
     """
     chance = chances(features, group, audited, wrong)
     order = np.flatnonzero(free)[np.argsort(chance[free], kind="stable")]
-    best, gain = None, LEAST_GAIN * len(free)
-    for count in sorted({math.ceil(share * len(order)) for share in SHARES} - {0}):
-        belief = _belief(chance[order[:count]], chance[audited], wrong[audited])
-        can_be_drawn = int(drawable[order[:count]].sum())
-        for audits, saved in _gains(count, belief, max_wrong, delta):
-            if saved > gain and audits <= can_be_drawn:
-                best, gain = (count, audits), saved
+    best = _best(
+        chance[order], chance[audited], wrong[audited], np.cumsum(drawable[order]), max_wrong, delta, len(free)
+    )
     if best is None:
         return None
-    count, audits = best
     chosen = np.zeros(len(free), np.bool_)
-    chosen[order[:count]] = True
-    return Choice(chosen, audits, chance)
+    chosen[order[: best.rows]] = True
+    return Choice(chosen, best.audits, chance)
+
+
+def cascade_pays(
+    features: Floats,
+    confidence: Floats,
+    group: Places,
+    audited: Flags,
+    wrong: Flags,
+    free: Flags,
+    drawable: Flags,
+    max_wrong: float,
+    delta: float,
+    cost_ratio: float,
+) -> bool:
+    """Whether to have a cheaper model answer all that is free, so that how sure it is of each answer can choose.
+
+    Its `confidence` is known of audited rows, NaN of others; they were drawn from all, and stand for them. An answer
+    costs `cost_ratio` of one by the full model: in a cascade for all that is free, else for what is served alone.
+    """
+    rows, known = int(free.sum()), audited & np.isfinite(confidence)
+    if known.sum() < LEAST_KNOWN or not wrong[known].any():
+        return False
+    more = np.column_stack([features, np.where(known, confidence, confidence[known].mean())])
+    chance = chances(more, group, known, wrong)
+    sample = np.sort(chance[known])
+    alike = sample[np.arange(rows) * len(sample) // rows]
+    can_be_drawn = np.arange(1, rows + 1) * int(drawable.sum()) // rows
+    sure = _best(alike, chance[known], wrong[known], can_be_drawn, max_wrong, delta, len(free))
+    if sure is None:
+        return False
+    by_prompt = chances(features, group, audited, wrong)
+    plain = _best(
+        np.sort(by_prompt[free]), by_prompt[audited], wrong[audited], can_be_drawn, max_wrong, delta, len(free)
+    )
+    without = plain.saved * (1 - cost_ratio) if plain else 0.0
+    return bool(sure.saved - cost_ratio * rows > max(without, LEAST_GAIN * len(free)))
 
 
 def chances(features: Floats, group: Places, audited: Flags, wrong: Flags) -> Floats:
@@ -158,6 +190,33 @@ def _belief(chosen: Floats, known: Floats, wrong: Flags) -> tuple[float, float]:
     variance = float((share * (1 - share) / (audited + PRIOR_ROWS + 1)).mean()) / len(edges)
     size = max(mean * (1 - mean) / max(variance, 1e-12) - 1, 1.0)
     return size * mean, size * (1 - mean)
+
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    rows: int  # the surest so many
+    audits: int
+    saved: float  # rows that are expected not to be run
+
+
+def _best(
+    chance: Floats,
+    known: Floats,
+    wrong: Flags,
+    can_be_drawn: Places,
+    max_wrong: float,
+    delta: float,
+    candidates: int,
+) -> _Best | None:
+    """Of the surest so many of these, ascending by chance, those that are expected to save most; `can_be_drawn` is how
+    many of the first 1, 2, ... may be audited, and `known` are the chances of audited ones with what was found."""
+    best, least = None, LEAST_GAIN * candidates
+    for count in sorted({math.ceil(share * len(chance)) for share in SHARES} - {0}):
+        belief = _belief(chance[:count], known, wrong)
+        for audits, saved in _gains(count, belief, max_wrong, delta):
+            if saved > (best.saved if best else least) and audits <= can_be_drawn[count - 1]:
+                best = _Best(count, audits, saved)
+    return best
 
 
 def _gains(rows: int, belief: tuple[float, float], max_wrong: float, delta: float) -> list[tuple[int, float]]:

@@ -13,14 +13,17 @@ class Route:
     rule: str  # in words, kept with the row as the reason for its lane
 
 
-def route(prompt_tokens: int | None, to_quantized: ToQuantized, short_prompt_tokens: int) -> Route:
-    """The lane of one prompt. A prompt whose length is not known is not short."""
+def route(
+    prompt_tokens: int | None, to_quantized: ToQuantized, short_prompt_tokens: int, cheapest: str = "quantized"
+) -> Route:
+    """The lane of one prompt. A prompt whose length is not known is not short; one that is to be certified begins in
+    the `cheapest` lane."""
     if to_quantized == "none":
         return Route("full", "every prompt to the full lane")
     if to_quantized == "all":
         return Route("quantized", "every prompt to the quantized lane")
     if to_quantized == "certified":
-        return Route("quantized", "any prompt, as far as an audit certifies it")
+        return Route(cheapest, "any prompt, as far as an audit certifies it")
     if prompt_tokens is not None and prompt_tokens <= short_prompt_tokens:
         return Route("quantized", f"prompt of at most {short_prompt_tokens} tokens")
     return Route("full", f"prompt of more than {short_prompt_tokens} tokens, or of unknown length")

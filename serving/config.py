@@ -20,7 +20,7 @@ from serving.engine_config import (
     Precision,
     Speculation,
 )
-from serving.records import Lane, Sampling
+from serving.records import NEAR, Lane, Sampling
 
 
 class BadJob(ValueError):
@@ -50,6 +50,8 @@ class DatasetSection(Section):
 class ModelSection(Section):
     full: str
     quantized: str | None = None
+    # Other lanes, the cheapest first: each answers what it is certified for, before the next and before `quantized`.
+    cheaper: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], str] = {}
     adapters: dict[str, str] = {}  # LoRA adapters of the full model: the name that a row's `model` gives, its folder
 
 
@@ -179,7 +181,9 @@ class QualitySection(Section):
     max_wrong: float = Field(0.02, gt=0, lt=1)
     confidence: float = Field(0.95, gt=0, lt=1)
     repeats: int = Field(100, ge=0)  # audited rows that the full model is asked twice: its own disagreement
-    judge: Literal["exact", "normalised", "numeric", "multiple-choice", "json-equal", "embedding", "command"] = "exact"
+    judge: Literal[
+        "exact", "normalised", "numeric", "multiple-choice", "json-equal", "embedding", "command", "model"
+    ] = "exact"
     min_similarity: float = Field(0.9, gt=0, le=1)  # embedding: cosine that two answers must reach
     command: list[Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]] = []  # see docs/reuse.md
     command_timeout_s: float = Field(60.0, gt=0)  # for a verdict, from the one before it
@@ -205,12 +209,20 @@ class BudgetSection(Section):
     deadline: str | None = Field(None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")  # local time of day, the next to come
 
 
+class TokenPriceSection(Section):
+    input_usd_per_mtok: Decimal = Field(ge=0, strict=False)
+    output_usd_per_mtok: Decimal = Field(ge=0, strict=False)
+
+
 class PriceSection(Section):
     catalogue: str | None = None  # a file whose rows add to the shipped catalogue, or take their place
     hardware: str | None = None  # a row of the catalogue
     usd_per_hour: Decimal | None = Field(None, gt=0, strict=False)
     input_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
     output_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
+    lanes: dict[
+        str, TokenPriceSection
+    ] = {}  # by tokens too, of cheaper lanes; those not named cost what the full one does
 
     @model_validator(mode="after")
     def _one_kind_of_price(self) -> "PriceSection":
@@ -220,6 +232,8 @@ class PriceSection(Section):
         kinds = [self.hardware is not None, self.usd_per_hour is not None, per_token[0] is not None]
         if sum(kinds) != 1:
             raise ValueError("give one price: hardware, usd_per_hour, or the two usd_per_mtok")
+        if self.lanes and per_token[0] is None:
+            raise ValueError("price.lanes are prices by tokens; give price.input_usd_per_mtok and output_usd_per_mtok")
         return self
 
 
@@ -243,16 +257,33 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _a_route_needs_its_lane(self) -> "Job":
-        if self.route.to_quantized != "none" and self.model.quantized is None:
-            raise ValueError(f'route.to_quantized is "{self.route.to_quantized}", but model.quantized is not set')
+        rule, cheaper = self.route.to_quantized, self.model.cheaper
+        if rule != "none" and self.model.quantized is None and not (cheaper and rule == "certified"):
+            raise ValueError(f'route.to_quantized is "{rule}", but model.quantized is not set')
+        if cheaper and rule != "certified":
+            raise ValueError(
+                f'model.cheaper names lanes that answer under a certificate alone, but route.to_quantized is "{rule}";'
+                ' write "certified"'
+            )
+        if taken := sorted(cheaper.keys() & {"full", "quantized", NEAR}):
+            raise ValueError(f"model.cheaper: {taken[0]!r} is the name of another lane; take a name of your own")
+        if unknown := sorted(self.price.lanes.keys() - set(self.cheaper_lanes)):
+            known = ", ".join(self.cheaper_lanes) or "none"
+            raise ValueError(f"price.lanes: {unknown[0]!r} is no cheaper lane of this job; there are: {known}")
         return self
 
     @property
     def lanes(self) -> dict[str, Lane]:
-        lanes = {"full": Lane("full", self.model.full)}
+        """In the order in which they run."""
+        models = {"full": self.model.full, **self.model.cheaper}
         if self.model.quantized is not None:
-            lanes["quantized"] = Lane("quantized", self.model.quantized)
-        return lanes
+            models["quantized"] = self.model.quantized
+        return {name: Lane(name, model) for name, model in models.items()}
+
+    @property
+    def cheaper_lanes(self) -> tuple[str, ...]:
+        """All but the full one, the cheapest first."""
+        return tuple(name for name in self.lanes if name != "full")
 
     @property
     def certifies(self) -> bool:
@@ -278,7 +309,8 @@ class Job(Section):
         engine = self.engine.model_dump(include=of_engine)
         dataset = self.dataset.model_dump(exclude={"path"})
         parts = {"sampling": self.sampling.model_dump()}
-        parts["model"] = self.model.model_dump(exclude=set() if self.model.adapters else {"adapters"})
+        none_of = {name for name in ("adapters", "cheaper") if not getattr(self.model, name)}
+        parts["model"] = self.model.model_dump(exclude=none_of)
         by_length = self.route.to_quantized in ("short", "auto")
         # A key that is switched off changes nothing, so it names no other run.
         parts["reuse"] = self.reuse.model_dump(exclude=self._reuse_left_as_it_is)
@@ -337,7 +369,7 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
         raise BadJob(f"--set {override}: {tables[0]} is not a section of the job file")
     if tables[0] == "price":  # one price replaces another; two would contradict each other
         per_token = ("input_usd_per_mtok", "output_usd_per_mtok")
-        kept = (*(per_token if last in per_token else (last,)), "catalogue")
+        kept = (*((*per_token, "lanes") if last in per_token else (last,)), "catalogue")
         if last != "catalogue":  # which is no price
             section = values["price"] = {name: value for name, value in section.items() if name in kept}
     section[last] = _toml_value(text)

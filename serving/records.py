@@ -39,13 +39,8 @@ class Source(StrEnum):
     EARLIER = "earlier"  # an earlier run had answered a row with the same key
 
 
-class Lever(StrEnum):
-    """What saves a run of the full model, and needs a certificate for it."""
-
-    NEAR = "near"  # a near-duplicate's answer
-    QUANTIZED = "quantized"  # the quantized model's answer
-
-
+Lever = str  # what saves a run of the full model, and needs a certificate for it: NEAR, or the name of a cheaper lane
+NEAR: Lever = "near"  # a near-duplicate's answer
 MOST_LOOKS = 4  # of a lever in a run, each with audits of its own
 
 
@@ -149,7 +144,7 @@ class Rates:
 class Lane:
     """A model at a precision: one way to get an answer."""
 
-    name: str  # full | quantized
+    name: str  # full | quantized | a cheaper one, as the job names it
     model: str  # local folder, or the name that a server knows
 
 
@@ -172,7 +167,7 @@ class Price:
 class Overhead:
     """Money that no single row caused: engine start-up, embedding, work that a crash threw away."""
 
-    kind: str  # start_up | shut_down | embedding | waste
+    kind: str  # start_up | shut_down | embedding | audit | judging | waste
     lane: str | None
     seconds: float
     usd: Decimal

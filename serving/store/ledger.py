@@ -23,6 +23,7 @@ from serving.store.predictions import predictions
 from serving.store.run import Run, all_runs
 from serving.store.schemas import (
     CERTIFICATES,
+    CONTROLS,
     EARLIER,
     LOOKS,
     MEMBERS,
@@ -33,6 +34,7 @@ from serving.store.schemas import (
     REQUESTS,
     ROUTES,
     SEGMENT,
+    TRIALS,
     VERDICTS,
 )
 from serving.store.sealed import Corrupt
@@ -77,7 +79,9 @@ VIEW_SCHEMAS = {
     "near": NEAR,
     "looks": LOOKS,
     "routes": ROUTES,
+    "trials": TRIALS,
     "verdicts": VERDICTS,
+    "controls": CONTROLS,
     "certificates": CERTIFICATES,
     "noise": NOISE,
 }

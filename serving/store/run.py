@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from serving.records import MOST_LOOKS, Lever, canonical_json
+from serving.records import Lever, canonical_json
 from serving.store import durable
 from serving.store.durable import WRITING, drop_unfinished, make_folder
 from serving.store.parts import Manifest, read_manifest
@@ -82,6 +82,14 @@ class Run:
         """What the audits of a look have found, and whether they certify it."""
         return self.folder / "decisions" / f"verdict-{lever}-{number}.json"
 
+    def trials(self, lever: Lever, which: str) -> Path:
+        """What a cheaper model answered rows that it may not serve yet."""
+        return self.folder / "decisions" / f"trials-{lever}-{which}.json"
+
+    def cascade(self, lever: Lever) -> Path:
+        """That a cheaper model was asked all that it may serve, before it is chosen what it does."""
+        return self.folder / "decisions" / f"cascade-{lever}.json"
+
     @property
     def noise(self) -> Path:
         """How often the full model disagrees with itself."""
@@ -89,9 +97,10 @@ class Run:
 
     @property
     def stages(self) -> tuple[Path, ...]:
-        looks = ((lever, number) for lever in Lever for number in range(MOST_LOOKS))
-        files = (file for place in looks for file in (self.look(*place), self.verdict(*place)))
-        return (self.admitted, self.collapsed, self.earlier, self.routed, *files, self.noise)
+        decisions = self.folder / "decisions"
+        kinds = ("look", "trials", "cascade", "verdict")
+        looks = (file for kind in kinds for file in sorted(decisions.glob(f"{kind}-*.json")))
+        return (self.admitted, self.collapsed, self.earlier, self.routed, *looks, self.noise)
 
     @property
     def embedded(self) -> Path:

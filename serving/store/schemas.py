@@ -1,6 +1,6 @@
 """The columns of a run's tables, and the one place where values become columns and back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from serving.records import Choice, Endpoint, Message, Refusal, Request, sampling_from_json
+from serving.records import Choice, Completion, Endpoint, Message, Refusal, Request, Usage, sampling_from_json
 
 USD = pa.decimal128(24, 12)
 LIKENESS = (
@@ -84,7 +84,7 @@ NEAR = pa.schema(
 )
 LOOKS = pa.schema(
     [
-        ("lever", pa.string()),  # near | quantized
+        ("lever", pa.string()),  # near, or the name of a lane
         ("look", pa.int64()),  # from 0 on: each chooses after what audits of the ones before have found
         ("row", pa.int64()),  # one that is to be served without a run of the full model
         ("chance_wrong", pa.float64()),  # as learned from earlier audits; null in the first look
@@ -98,6 +98,15 @@ VERDICTS = pa.schema(
         ("look", pa.int64()),
         ("row", pa.int64()),  # an audited one
         ("agrees", pa.bool_()),  # what it would have been answered, with what the full model answered it
+    ]
+)
+CONTROLS = pa.schema(
+    [
+        ("lever", pa.string()),
+        ("look", pa.int64()),
+        ("row", pa.int64()),  # whose answer a model that judges was shown beside that of
+        ("other_row", pa.int64()),  # another request: it should call them different
+        ("called_same", pa.bool_()),
     ]
 )
 NOISE = pa.schema(
@@ -160,6 +169,15 @@ EARLIER = pa.schema(
         *(SEGMENT.field(name) for name in ("choices", *USED)),
     ]
 )
+TRIALS = pa.schema(
+    [
+        ("lever", pa.string()),
+        ("look", pa.int64()),  # whose audit asked for it; null if all that were left were tried
+        ("row", pa.int64()),  # the first with its key
+        ("confidence", pa.float64()),  # mean logarithm of the tokens' probabilities; null where it is not told
+        *(SEGMENT.field(name) for name in ("choices", *USED)),  # what the cheaper model answered
+    ]
+)
 NO_ROWS = pa.RecordBatch.from_pylist([], SEGMENT)
 
 
@@ -192,6 +210,12 @@ def _lists(column: pa.ListArray) -> Iterator[tuple[int, ...] | None]:
     values, ends = column.values.to_numpy(), column.offsets.to_pylist()
     for start, end, there in zip(ends, ends[1:], column.is_valid().to_pylist(), strict=False):
         yield tuple(values[start:end].tolist()) if there else None
+
+
+def usage_columns(finished: Sequence[Completion]) -> dict[str, NDArray[np.int64]]:
+    """What each used, by the names of Usage."""
+    used = np.array([msgspec.structs.astuple(completion.usage) for completion in finished], np.int64)
+    return dict(zip(Usage.__struct_fields__, used.reshape(-1, len(Usage.__struct_fields__)).T, strict=True))
 
 
 def usd_column(steps: NDArray[np.int64]) -> pa.Array:

@@ -68,7 +68,7 @@ SELECT rows.run_id, row, lane, source, usd,
             THEN (prompt_tokens * input_usd_per_mtok + completion_tokens * output_usd_per_mtok) / 1000000
             ELSE usd_per_hour / 3600 * ((prompt_tokens - cached_tokens) * prefill_s_per_token
                                         + completion_tokens * decode_s_per_token)
-       END AS full_usd
+       END::DECIMAL(24, 12) AS full_usd
 FROM rows
 JOIN runs USING (run_id)
 LEFT JOIN (SELECT * EXCLUDE (lane) FROM lane_rates WHERE lane = 'full') USING (run_id);
@@ -83,8 +83,9 @@ LEFT JOIN (SELECT run_id, min(usd) AS start_up_usd FROM overheads
            WHERE kind = 'start_up' AND lane = 'full' GROUP BY run_id) USING (run_id)
 GROUP BY run_id HAVING count(full_usd) = count(*);
 
--- What each step saved against the baseline, or cost beyond it; an estimate, since the baseline is one.
--- The steps of a run add up exactly to its baseline less its bill.
+-- What each step saved against the baseline, or cost beyond it. `known` says whether it is a line of the bill, or rests
+-- on what rows would have cost in the full lane. The steps of a run add up to its baseline less its bill, to the last
+-- digit. A row is credited to the one lever that it was answered by.
 CREATE VIEW savings AS
 WITH step AS (
     SELECT run_id, 1 AS place, 'exact duplicates' AS step, sum(full_usd) AS saved_usd
@@ -96,21 +97,23 @@ WITH step AS (
     SELECT run_id, 3, 'answers of earlier runs', sum(full_usd)
     FROM rows_at_full_rates WHERE source = 'earlier' GROUP BY run_id
     UNION ALL
-    SELECT run_id, 4, 'quantized lane', sum(full_usd) - sum(usd)
-    FROM rows_at_full_rates WHERE source = 'engine' AND lane = 'quantized' GROUP BY run_id
+    SELECT run_id, 4, lane || ' lane', sum(full_usd) - sum(usd)
+    FROM rows_at_full_rates WHERE source = 'engine' AND lane <> 'full' GROUP BY run_id, lane
     UNION ALL
     SELECT run_id, 5, 'full lane, measured against estimated', sum(full_usd) - sum(usd)
     FROM rows_at_full_rates WHERE source = 'engine' AND lane = 'full' GROUP BY run_id
     UNION ALL
-    SELECT run_id, 6, 'start-up of the quantized lane', -sum(usd)
-    FROM overheads WHERE kind = 'start_up' AND lane = 'quantized' GROUP BY run_id
+    SELECT run_id, 6, 'start-up of the ' || lane || ' lane', -sum(usd)
+    FROM overheads WHERE kind = 'start_up' AND lane <> 'full' GROUP BY run_id, lane
     UNION ALL
     SELECT run_id, 7, 'further start-ups of the full lane', min(usd) - sum(usd)
     FROM overheads WHERE kind = 'start_up' AND lane = 'full' GROUP BY run_id HAVING count(*) > 1
     UNION ALL
     SELECT run_id, 8, kind, -sum(usd) FROM overheads WHERE kind <> 'start_up' GROUP BY run_id, kind
 )
-SELECT step.run_id, place, step, saved_usd FROM step JOIN baselines USING (run_id) WHERE saved_usd <> 0;
+SELECT step.run_id, place, step, saved_usd::DECIMAL(38, 12) AS saved_usd,
+       CASE WHEN place < 6 THEN 'estimated' ELSE 'measured' END AS known
+FROM step JOIN baselines USING (run_id) WHERE saved_usd <> 0;
 
 -- What was predicted of a run against what it took, factor by factor: cost = (tokens x seconds a token + start-up) x
 -- price. `made` says when: plan, before the first row ran; pilot, after the first of them had. `lane` is null for the
@@ -127,7 +130,7 @@ WITH whole AS (
     UNION ALL SELECT run_id, lane, 'seconds', engine_s + start_up_s FROM by_lane
     UNION ALL SELECT run_id, NULL, 'seconds', sum(engine_s + start_up_s) FROM by_lane GROUP BY run_id
     UNION ALL SELECT run_id, NULL, 'usd', usd::DOUBLE FROM bills
-    UNION ALL SELECT run_id, NULL, 'near_saved_usd', sum(saved_usd) FROM savings
+    UNION ALL SELECT run_id, NULL, 'near_saved_usd', sum(saved_usd)::DOUBLE FROM savings
               WHERE step IN ('near-duplicates', 'embedding') GROUP BY run_id
 )
 SELECT predictions.run_id, made, predictions.lane, predictions.factor, predicted, low_90, high_90, measured,

@@ -79,12 +79,11 @@ def test_a_taken_answer_costs_nothing_and_the_steps_of_the_saving_add_up(second:
         f"SELECT sum(usd)::VARCHAR AS usd, sum(engine_s) AS s FROM rows {of_run} AND source = 'earlier'"
     )
     assert (Decimal(cost["usd"]), cost["s"]) == (0, 0)
-    steps = {line["step"]: line["saved_usd"] for line in place.ask(f"SELECT step, saved_usd FROM savings {of_run}")}
+    lines = place.ask(f"SELECT step, saved_usd FROM savings {of_run}")
+    steps = {line["step"]: Decimal(line["saved_usd"]) for line in lines}
     assert steps["answers of earlier runs"] > 0
-    (whole,) = place.ask(
-        f"SELECT baselines.usd - bills.usd::DOUBLE AS saved FROM baselines JOIN bills USING (run_id) {of_run}"
-    )
-    assert sum(steps.values()) == pytest.approx(whole["saved"], rel=1e-9)
+    (whole,) = place.ask(f"SELECT baselines.usd - bills.usd AS saved FROM baselines JOIN bills USING (run_id) {of_run}")
+    assert sum(steps.values()) == Decimal(whole["saved"])
 
 
 def test_the_receipt_counts_what_was_answered_earlier_and_what_that_saved(second: Second) -> None:

@@ -19,7 +19,7 @@ from flows.receipt import Receipt
 from optimizer.choosing import first_choice
 from serving.config import parse_job
 from serving.engines.echo import EchoEngine
-from serving.records import Choice, Completion, Failure, Lane, Lever, Request, Usage
+from serving.records import NEAR, Choice, Completion, Failure, Lane, Request, Usage
 from serving.reuse.embed import HashEmbedder
 from serving.store.ledger import ask, named_queries, open_ledger
 from serving.store.run import all_runs
@@ -202,9 +202,9 @@ def test_a_run_that_was_killed_goes_on_with_the_same_audit(
         patch.setattr(Chain, "seal", kills) if place == "share" else patch.setattr("flows.looks.Certificate", kill)
         ran(tmp_path, paired(), monkeypatch, differs, max_wrong=0.05)
     [run] = all_runs(tmp_path / "runs")
-    drawn_before = (run.look(Lever.NEAR, 0).parent / "look-near-0-looks-00000.parquet").read_bytes()
+    drawn_before = (run.look(NEAR, 0).parent / "look-near-0-looks-00000.parquet").read_bytes()
     receipt = ran(tmp_path, paired(), monkeypatch, differs, max_wrong=0.05)
-    assert (run.look(Lever.NEAR, 0).parent / "look-near-0-looks-00000.parquet").read_bytes() == drawn_before
+    assert (run.look(NEAR, 0).parent / "look-near-0-looks-00000.parquet").read_bytes() == drawn_before
     assert receipt.counts["expired"] == 0
     assert sum(receipt.sources.values()) == 2 * PAIRS
     assert receipt.sources.get("semantic", 0) == (0 if wrong else PAIRS - audits(PAIRS, 0.05))

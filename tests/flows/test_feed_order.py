@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from flows.feed_order import Finished, finished_lengths, in_order
-from flows.lane import _feed
+from flows.feeding import feed
 from flows.members import pending_rows
 from optimizer.order.tree import Places
 from tests.flows.conftest import Open
@@ -111,5 +111,5 @@ def test_a_lane_feeds_its_requests_whole(opened: Open) -> None:
     with opened("one", "two", "three") as work:
         (lane, *_) = work.job.lanes.values()
         pending = pending_rows(work, lane)
-        assert [request.messages[0].content for request in _feed(work, pending)] == ["one", "two", "three"]
+        assert [request.messages[0].content for request in feed(work, "full", pending)] == ["one", "two", "three"]
         assert finished_lengths(work).row.tolist() == []

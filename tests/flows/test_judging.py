@@ -54,16 +54,16 @@ def test_as_many_answers_each_of_which_agrees(
     opened: Open, near: dict[str, Any], quality: dict[str, Any], agrees: list[bool]
 ) -> None:
     with opening(opened, near, **quality) as work:
-        assert judged(work, ANSWERS).tolist() == agrees
-        assert judged(work, []).tolist() == []
-        assert judged(work, [(1, ["the sky"], ["THE SKY"])]).tolist() == [quality["judge"] != "exact"]
+        assert judged(work, ANSWERS).agrees.tolist() == agrees
+        assert judged(work, []).agrees.tolist() == []
+        assert judged(work, [(1, ["the sky"], ["THE SKY"])]).agrees.tolist() == [quality["judge"] != "exact"]
 
 
 def test_a_command_is_told_the_request_of_each_pair(opened: Open, near: dict[str, Any]) -> None:
     quality = check('agrees = pair["answer"] == pair["request"][0]["content"]')
     with opening(opened, near, **quality) as work:
         pairs: list[Pair] = [(1, ["is sky blue"], ["x"]), (0, ["is the sky blue"], ["x"]), (0, ["is sky blue"], ["x"])]
-        assert judged(work, pairs).tolist() == [True, True, False]
+        assert judged(work, pairs).agrees.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("judge", ["embedding", "command"])

@@ -175,6 +175,6 @@ def test_what_was_expected_of_them_is_held_against_what_they_saved(
         ).rows
         steps = dict(ask(ledger, "SELECT step, saved_usd FROM savings").rows)
     assert predicted == 1.0
-    assert measured == pytest.approx(steps["near-duplicates"] + steps["embedding"])
+    assert measured == pytest.approx(float(steps["near-duplicates"] + steps["embedding"]))
     again = str(take_receipt(receipt.run, receipt.stopped))
     assert "near-duplicates were expected to save $1.000000 if certified" in again

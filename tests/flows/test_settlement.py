@@ -201,7 +201,7 @@ def test_what_is_durable_is_no_longer_in_flight(opened: Open) -> None:
 
 def test_tokens_cost_nothing_where_time_is_billed(opened: Open) -> None:
     with opened("one") as work:
-        assert usd_of_usage(work, Usage(3, 2)) == 0
+        assert usd_of_usage(work, "full", Usage(3, 2)) == 0
 
 
 def test_the_rates_that_an_engine_shows_are_kept(opened: Open) -> None:
