@@ -19,7 +19,7 @@ BUILT_IN = "the built-in models: SmolLM2-135M-Instruct (full and INT8) and all-M
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     with interrupts.remembered():
         return _in_words(lambda: _settled(options))
 
@@ -49,7 +49,7 @@ def _in_words(command: Callable[[], int]) -> int:
         return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gristmill", description="A file of prompts in, a file of answers and a bill out."
     )
@@ -270,10 +270,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from flows.report import report
+    from flows.report.page import write_page
+    from flows.report.sentences import report
     from serving.store.run import find_run
 
-    print(printable(report(find_run(options.runs, options.run)), keep=LINE_BREAK))
+    run = find_run(options.runs, options.run)
+    print(printable(report(run), keep=LINE_BREAK))
+    print(printable(f"\nall of it on one page: {write_page(run)}", keep=LINE_BREAK))
     return 0
 
 
@@ -378,7 +381,7 @@ def _explain(options: argparse.Namespace) -> int:
     found = explained(subject, options.prompt_tokens, options.output_tokens)
     print(printable(text_of(subject, found), keep=LINE_BREAK))
     if options.picture is not None:
-        from flows.roofline_picture import draw
+        from flows.pictures.roofline import draw
 
         draw(found, subject.title, options.picture)
         print(printable(f"\n{options.picture}", keep=LINE_BREAK))

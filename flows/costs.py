@@ -29,7 +29,7 @@ def costs(runs: Path, name: str | None, sql: str | None, form: str, warn: Callab
     statement = sql if sql is not None else _named(name or "")
     if runs.is_dir():
         write_ledger(runs)
-    with open_ledger(runs) as ledger:
+    with open_ledger(runs, commented="comment" in statement) as ledger:
         for run_id, reason in ask(ledger, "SELECT run_id, reason FROM unreadable").rows:
             if warn is None:
                 raise Corrupt(f"{reason}; move that run away, or leave it out with --leave-out-damaged")

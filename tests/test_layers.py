@@ -24,7 +24,7 @@ HOMES = {
     "faiss": "serving/reuse/",
     "sentence_transformers": "serving/reuse/",
     "duckdb": "serving/store/ledger.py",
-    "matplotlib": "flows/roofline_picture.py",
+    "matplotlib": "flows/pictures/",
 }
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 

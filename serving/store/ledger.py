@@ -8,9 +8,11 @@ reads none before its sha256 is that of its manifest.
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +49,7 @@ FILE = "ledger.duckdb"
 RUNS = """CREATE TABLE runs (run_id VARCHAR, tenant VARCHAR, dataset VARCHAR, created_unix_s DOUBLE, engine VARCHAR,
     full_model VARCHAR, quantized_model VARCHAR, rows_in BIGINT, refused BIGINT, price_source VARCHAR,
     price_as_of VARCHAR, usd_per_hour DECIMAL(24, 12), input_usd_per_mtok DECIMAL(24, 12),
-    output_usd_per_mtok DECIMAL(24, 12))"""
+    output_usd_per_mtok DECIMAL(24, 12), budget_usd DECIMAL(24, 12))"""
 OVERHEADS = """CREATE TABLE overheads (run_id VARCHAR, kind VARCHAR, lane VARCHAR, seconds DOUBLE,
     usd DECIMAL(24, 12), tokens BIGINT, engine VARCHAR)"""
 SEGMENTS = """CREATE TABLE segments (run_id VARCHAR, file VARCHAR, epoch INTEGER, chain VARCHAR, number INTEGER,
@@ -58,6 +60,7 @@ PREDICTIONS = """CREATE TABLE predictions (run_id VARCHAR, made VARCHAR, lane VA
 SEARCHES = """CREATE TABLE searches (run_id VARCHAR, rows BIGINT, texts BIGINT, pairs BIGINT, lists BIGINT,
     asked BIGINT, found BIGINT)"""
 STAMPED = ("*/run.json", "*/admitted/*.json", "*/decisions/*.json", "*/predictions/*.json")
+EVERYWHERE = "everywhere"  # of columns.toml: what means the same in each view
 SPILL = ".spill"  # where a query that is too large for its memory goes on, below the runs
 LOCKED_DOWN = (
     "autoinstall_known_extensions = false",
@@ -109,9 +112,9 @@ class Answer:
 
 
 @contextmanager
-def open_ledger(runs: Path, only: Run | None = None) -> Iterator["duckdb.DuckDBPyConnection"]:
+def open_ledger(runs: Path, only: Run | None = None, commented: bool = False) -> Iterator["duckdb.DuckDBPyConnection"]:
     """All views, in memory: no lock, so it can be read while a run goes on. It reads the files of the runs, or those of
-    the `only` run that is asked about, and nothing else.
+    the `only` run that is asked about, and nothing else. What each view and column is, it says if it is `commented`.
 
     Raises:
         LedgerFault: DuckDB met an error of the disk or of the machine.
@@ -120,6 +123,8 @@ def open_ledger(runs: Path, only: Run | None = None) -> Iterator["duckdb.DuckDBP
 
     with _explained(runs), duckdb.connect(":memory:") as ledger:
         listed = _fill(ledger, runs, only)
+        if commented:
+            _comment(ledger)
         # The order matters: once external access is off no file can be added, and at last no setting can be changed.
         ledger.execute("SET allowed_paths = $files", {"files": listed})
         ledger.execute("SET temp_directory = $spill", {"spill": str(runs.resolve() / SPILL)})
@@ -141,6 +146,7 @@ def write_ledger(runs: Path) -> Path:
         with duckdb.connect(str(aside)) as ledger:
             ledger.begin()
             _fill(ledger, runs, None)
+            _comment(ledger)
             ledger.execute("CREATE TABLE ledger_state AS SELECT $state AS state", {"state": state})
             ledger.commit()
             ledger.execute("CHECKPOINT")  # closing does it too, and says nothing where it fails
@@ -223,6 +229,30 @@ def _fill(ledger: "duckdb.DuckDBPyConnection", runs: Path, only: Run | None) -> 
     return [file for view in (*parts.values(), listed) for _, file in view]
 
 
+def _comment(ledger: "duckdb.DuckDBPyConnection") -> None:
+    """Says of each view and column what it is, where any client of the ledger finds it."""
+    told = _columns()
+    tables = {name for (name,) in ledger.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    statements = [
+        f"COMMENT ON {'TABLE' if view in tables else 'VIEW'} {view} IS {_quoted(columns['about'])};"
+        for view, columns in told.items()
+        if view != EVERYWHERE
+    ]
+    found = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal"
+    for view, column in ledger.execute(found).fetchall():
+        own = told.get(view)
+        if own is not None:
+            meaning = own.get(column) or told["rows" if view == "settled" else EVERYWHERE].get(column)
+            meaning = meaning or told[EVERYWHERE][column]
+            statements.append(f'COMMENT ON COLUMN {view}."{column}" IS {_quoted(meaning)};')
+    ledger.execute("".join(statements))
+
+
+@cache
+def _columns() -> dict[str, dict[str, str]]:
+    return tomllib.loads(files("serving.store").joinpath("columns.toml").read_text(encoding="utf-8"))
+
+
 def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
     facts = run.facts
     job, price = facts["job"], facts["price"]
@@ -232,7 +262,7 @@ def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
     row = (
         run.run_id, job["tenant"]["name"], job["dataset"]["path"], facts["created_unix_s"], job["engine"]["kind"],
         *models, figures["rows"], admitted.rows("refusals") if admitted else None, price["source"], price["as_of"],
-        price["usd_per_hour"], price["input_usd_per_mtok"], price["output_usd_per_mtok"],
+        price["usd_per_hour"], price["input_usd_per_mtok"], price["output_usd_per_mtok"], job["budget"]["usd"],
     )  # fmt: skip
     _insert(ledger, "runs", row)
     for told in predictions(run):

@@ -46,7 +46,7 @@ def test_every_named_query_runs_in_every_form(place: Place, name: str, form: str
         assert columns
 
 
-@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("name", sorted({*QUERIES} - {"columns"}))
 def test_every_named_query_runs_without_a_run(tmp_path: Path, name: str) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()

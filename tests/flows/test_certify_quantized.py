@@ -11,7 +11,7 @@ from flows.answer import answer, answer_work
 from flows.open import open_work
 from flows.progress import Silent
 from flows.receipt import Receipt
-from flows.report import report
+from flows.report.sentences import report
 from serving.engines.echo import EchoEngine
 from serving.records import Choice, Completion, Request, Usage
 from serving.store.ledger import ask, named_queries, open_ledger

@@ -10,7 +10,7 @@ import pytest
 from flows.answer import answer
 from flows.progress import Silent
 from flows.receipt import Receipt
-from flows.report import report
+from flows.report.sentences import report
 from serving.config import BadJob, parse_job
 from serving.engines.echo import EchoEngine
 from serving.records import Choice, Completion, Request, Usage

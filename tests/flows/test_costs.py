@@ -29,7 +29,9 @@ def test_asking_makes_no_folder(tmp_path: Path) -> None:
 
 
 def test_an_unknown_question_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(BadQuery, match=r"no query is named 'by-hour'; known: by-day, by-lane, "):
+    with pytest.raises(
+        BadQuery, match=r"no query is named 'by-hour'; known: audits, budget, by-dataset, by-day, by-lane, "
+    ):
         costs(tmp_path, "by-hour", None, "table")
 
 

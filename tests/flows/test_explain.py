@@ -117,7 +117,7 @@ def test_no_two_labels_of_the_picture_overlap(
     tmp_path: Path, model: str, hardware: str, weights: str | None, kv: str, tensor: int | None
 ) -> None:
     pytest.importorskip("matplotlib")
-    from flows.roofline_picture import draw
+    from flows.pictures.roofline import draw
 
     subject = subject_of(model, hardware, weights, kv, tensor)
     boxes = draw(explained(subject, 1024, 256), subject.title, tmp_path / "roof.png")
@@ -129,7 +129,7 @@ def test_no_two_labels_of_the_picture_overlap(
 
 def test_the_same_figures_make_the_same_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from flows.roofline_picture import draw
+    from flows.pictures.roofline import draw
 
     subject = subject_of("Llama-3.1-8B", "H100", None, "auto", None)
     for name in ("one.svg", "other.svg"):

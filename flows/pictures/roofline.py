@@ -1,4 +1,4 @@
-"""The roofline of a GPU with a model's steps on it, as a picture. The home of matplotlib.
+"""The roofline of a GPU with a model's steps on it, as a picture.
 
 How high a step could get is the lower of what memory feeds (intensity x bandwidth) and what the units compute (Williams
 et al., "Roofline", CACM 2009). Colours are Okabe and Ito's, which people see apart however they see colours; what they
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.boxes import Box, Line
-from flows.label_places import Labelled, Picture, places_of
+from flows.pictures.boxes import Box, Line
+from flows.pictures.label_places import Labelled, Picture, places_of
 from optimizer.planner.explanation import Explanation, Point
 from serving.environment import own_folder
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from flows.boxes import Box, Line, around, cross, nearest_corner, overlap, passes, sticks_out
+from flows.pictures.boxes import Box, Line, around, cross, nearest_corner, overlap, passes, sticks_out
 
 Offset = tuple[float, float]  # to the right and up
 

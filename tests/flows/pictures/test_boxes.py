@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.boxes import around, cross, nearest_corner, overlap, passes, sticks_out
+from flows.pictures.boxes import around, cross, nearest_corner, overlap, passes, sticks_out
 
 BOX = (0.0, 0.0, 4.0, 2.0)
 

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.boxes import overlap
-from flows.label_places import OFFSETS, Labelled, Picture, places_of
+from flows.pictures.boxes import overlap
+from flows.pictures.label_places import OFFSETS, Labelled, Picture, places_of
 
 FRAME = (0.0, 0.0, 700.0, 400.0)
 points = st.tuples(st.floats(150, 550), st.floats(100, 300))
