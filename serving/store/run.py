@@ -122,8 +122,8 @@ class Run:
 
     @property
     def live(self) -> Path:
-        """Where the run stands, while it goes on; it decides nothing."""
-        return self.folder / "live.json"
+        """Where the run stands, while it goes on; beside the meters, since as these it vouches for nothing."""
+        return self.meters / "live"
 
     @property
     def export(self) -> Path:
