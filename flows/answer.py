@@ -81,14 +81,13 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
 
 @contextmanager
 def noted(work: Work) -> Iterator[None]:
-    """Where the run stands is also told to whoever asks `gristmill status`, for as long as it goes on."""
+    """Where the run stands is also told to whoever asks `gristmill status`, for as long as it goes on. After a fault
+    the note stays, since nothing is touched any more; nobody reads it of a run that is not held."""
     shown = work.progress
     work.progress = Noted(shown, work.run.live, work.job.budget.usd)
-    try:
-        yield
-    finally:
-        work.progress = shown
-        work.run.live.unlink(missing_ok=True)
+    yield
+    work.progress = shown
+    work.run.live.unlink(missing_ok=True)
 
 
 def _warm_up(work: Work) -> None:

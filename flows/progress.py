@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -200,8 +201,9 @@ class Noted:
 
     def note(self, told: Standing) -> None:
         aside = self._file.with_name(f".{self._file.name}{WRITING}")
-        aside.write_text(json.dumps(asdict(told)), encoding="ascii")
-        aside.replace(self._file)
+        with suppress(OSError):  # a disk that is full ends a run where that matters, and not here
+            aside.write_text(json.dumps(asdict(told)), encoding="ascii")
+            aside.replace(self._file)
 
 
 def noted_in(file: Path) -> Standing | None:

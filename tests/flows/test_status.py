@@ -57,6 +57,11 @@ def test_what_is_noted_is_read_again(tmp_path: Path) -> None:
     assert noted_in(tmp_path / "live.json") == told
 
 
+def test_a_note_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    told = Standing(time.time(), 10, 5, 1.0, 2.0, 1.5, 2.5, "0.1", None)
+    Noted(Silent(), tmp_path / "nowhere" / "live", None).note(told)
+
+
 def test_a_terminal_is_drawn_in_place() -> None:
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal:
