@@ -11,6 +11,8 @@ from serving.models.folder import ModelFolder
 from serving.records import Engine, Lane
 from serving.store.meter import Meter
 
+KEPT_TOKENS = 128  # of the largest block
+
 if TYPE_CHECKING:
     from serving.engines.fork_server import ForkServers
     from serving.engines.machine import Machine
@@ -123,6 +125,6 @@ def settled_for(
     ready = settled(config, machine)
     if kv_tokens is None:
         return ready, machine
-    # vLLM wants room for one sequence of full length, however short the work is.
-    kv_tokens = max(kv_tokens, section.max_model_len or model.max_model_len)
+    # vLLM wants room for one sequence of full length, however short the work is, beside a block that it keeps.
+    kv_tokens = max(kv_tokens, (section.max_model_len or model.max_model_len) + KEPT_TOKENS)
     return settled(config, machine, kv_tokens * shape_of(model).kv_bytes_per_token(kv_bytes_per_number(ready))), machine

@@ -353,11 +353,12 @@ def _quoted(text: str) -> str:
 
 
 def _state(runs: Path) -> str:
-    """Changes whenever a run gains a file that the views read."""
-    files = [file for pattern in STAMPED for file in runs.glob(pattern)]
-    files += [file for file in runs.glob("*/segments/*.json") if Name.of(file, MANIFEST)]
-    marks = sorted((str(file.relative_to(runs)), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-    return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
+    """Changes whenever a run gains a file that the views read, or another version would make other views."""
+    read = [file for pattern in STAMPED for file in runs.glob(pattern)]
+    read += [file for file in runs.glob("*/segments/*.json") if Name.of(file, MANIFEST)]
+    marks = sorted((str(file.relative_to(runs)), file.stat().st_mtime_ns, file.stat().st_size) for file in read)
+    ours = [files("serving.store").joinpath(name).read_text(encoding="utf-8") for name in ("views.sql", "columns.toml")]
+    return hashlib.sha256(json.dumps([marks, ours]).encode()).hexdigest()
 
 
 def _state_of(file: Path) -> str | None:

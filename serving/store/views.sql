@@ -87,21 +87,23 @@ GROUP BY run_id HAVING count(full_usd) = count(*);
 -- on what rows would have cost in the full lane. The steps of a run add up to its baseline less its bill, to the last
 -- digit. A row is credited to the one lever that it was answered by.
 CREATE VIEW savings AS
-WITH step AS (
+WITH ran AS MATERIALIZED (  -- all rows are gone through once, however many steps rest on them
+    SELECT run_id, lane, source, sum(full_usd) AS full_usd, sum(usd) AS usd FROM rows_at_full_rates GROUP BY ALL
+), step AS (
     SELECT run_id, 1 AS place, 'exact duplicates' AS step, sum(full_usd) AS saved_usd
-    FROM rows_at_full_rates WHERE source = 'exact' GROUP BY run_id
+    FROM ran WHERE source = 'exact' GROUP BY run_id
     UNION ALL
     SELECT run_id, 2, 'near-duplicates', sum(full_usd)
-    FROM rows_at_full_rates WHERE source = 'semantic' GROUP BY run_id
+    FROM ran WHERE source = 'semantic' GROUP BY run_id
     UNION ALL
     SELECT run_id, 3, 'answers of earlier runs', sum(full_usd)
-    FROM rows_at_full_rates WHERE source = 'earlier' GROUP BY run_id
+    FROM ran WHERE source = 'earlier' GROUP BY run_id
     UNION ALL
     SELECT run_id, 4, lane || ' lane', sum(full_usd) - sum(usd)
-    FROM rows_at_full_rates WHERE source = 'engine' AND lane <> 'full' GROUP BY run_id, lane
+    FROM ran WHERE source = 'engine' AND lane <> 'full' GROUP BY run_id, lane
     UNION ALL
     SELECT run_id, 5, 'full lane, measured against estimated', sum(full_usd) - sum(usd)
-    FROM rows_at_full_rates WHERE source = 'engine' AND lane = 'full' GROUP BY run_id
+    FROM ran WHERE source = 'engine' AND lane = 'full' GROUP BY run_id
     UNION ALL
     SELECT run_id, 6, 'start-up of the ' || lane || ' lane', -sum(usd)
     FROM overheads WHERE kind = 'start_up' AND lane <> 'full' GROUP BY run_id, lane
