@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flows.limits import Stopped
 from flows.open import Work
-from flows.trials import Texts
+from flows.trials import Texts, texts_in
 from optimizer.judges import JUDGES, Agree
 from serving.config import BadJob
 from serving.intake.process import AskedToStop
@@ -20,7 +20,7 @@ from serving.judges.command import Command
 from serving.judges.model import Ask, Control, ModelJudge
 from serving.judges.process import CommandJudge
 from serving.records import Comparison, Judge, Message, Outcome
-from serving.store.schemas import choices_from, messages_from
+from serving.store.schemas import messages_from
 from serving.store.segments import read_rows
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def answer_texts(work: Work, rows: Rows) -> dict[int, Texts]:
     found: dict[int, Texts] = {}
     for table in read_rows(work.run.segments, ["row", "outcome", "choices"]):
         wanted = np.isin(table["row"].to_numpy(), rows) & pc.equal(table["outcome"], Outcome.ANSWERED.value).to_numpy()
-        some = table.filter(pa.array(wanted))
-        for row, choices in zip(some["row"].to_pylist(), some["choices"].to_pylist(), strict=True):
-            found[row] = tuple(choice.text for choice in choices_from(choices))
+        found |= texts_in(table.filter(pa.array(wanted)))
     return found
 
 

@@ -95,10 +95,14 @@ def confidences(work: Work, lane: Lever, rows: Rows) -> Floats:
 def texts_of(work: Work, lane: Lever, rows: Rows) -> dict[int, Texts]:
     found: dict[int, Texts] = {}
     for table in tables(work, lane, ["row", "choices"]):
-        some = table.filter(pa.array(np.isin(table["row"].to_numpy(), rows)))
-        for row, choices in zip(some["row"].to_pylist(), some["choices"].to_pylist(), strict=True):
-            found[row] = tuple(choice.text for choice in choices_from(choices))
+        found |= texts_in(table.filter(pa.array(np.isin(table["row"].to_numpy(), rows))))
     return found
+
+
+def texts_in(answers: pa.Table) -> dict[int, Texts]:
+    """By row, of a table with the columns row and choices."""
+    rows, choices = answers["row"].to_pylist(), map(choices_from, answers["choices"].to_pylist())
+    return {row: tuple(choice.text for choice in each) for row, each in zip(rows, choices, strict=True)}
 
 
 def tables(work: Work, lane: Lever, columns: list[str]) -> Iterator[pa.Table]:
@@ -141,7 +145,8 @@ def _keep(file: Path, lane: Lever, look: int | None, tried: Sequence[Tried]) -> 
 
 
 def _files(work: Work, lane: Lever) -> list[Path]:
-    return sorted(work.run.trials(lane, "").parent.glob(f"{work.run.trials(lane, '*').name}"))
+    every = work.run.trials(lane, "*")
+    return sorted(every.parent.glob(every.name))
 
 
 def _portions(work: Work, lane: Lever) -> list[Path]:

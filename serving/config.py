@@ -220,9 +220,7 @@ class PriceSection(Section):
     usd_per_hour: Decimal | None = Field(None, gt=0, strict=False)
     input_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
     output_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
-    lanes: dict[
-        str, TokenPriceSection
-    ] = {}  # by tokens too, of cheaper lanes; those not named cost what the full one does
+    lanes: dict[str, TokenPriceSection] = {}  # of cheaper lanes; those not named cost what the full one does
 
     @model_validator(mode="after")
     def _one_kind_of_price(self) -> "PriceSection":
