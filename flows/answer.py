@@ -84,10 +84,10 @@ def noted(work: Work) -> Iterator[None]:
     """Where the run stands is also told to whoever asks `gristmill status`, for as long as it goes on. After a fault
     the note stays, since nothing is touched any more; nobody reads it of a run that is not held."""
     shown = work.progress
-    work.progress = Noted(shown, work.run.live, work.job.budget.usd)
+    work.progress = note = Noted(shown, work.run.live, work.job.budget.usd)
     yield
     work.progress = shown
-    work.run.live.unlink(missing_ok=True)
+    note.forget()
 
 
 def _warm_up(work: Work) -> None:

@@ -180,6 +180,7 @@ class Noted:
 
     def __init__(self, shown: Progress, file: Path, budget_usd: Decimal | None) -> None:
         self._shown, self._file, self._budget_usd = shown, file, budget_usd
+        self._aside = file.with_name(f".{file.name}{WRITING}")
         self._pace = Pace()
         self._noted_s = 0.0
         self.say, self.end = shown.say, shown.end
@@ -200,10 +201,15 @@ class Noted:
             self.note(standing(self._pace, tell(), self._budget_usd))
 
     def note(self, told: Standing) -> None:
-        aside = self._file.with_name(f".{self._file.name}{WRITING}")
         with suppress(OSError):  # a disk that is full ends a run where that matters, and not here
-            aside.write_text(json.dumps(asdict(told)), encoding="ascii")
-            aside.replace(self._file)
+            self._aside.write_text(json.dumps(asdict(told)), encoding="ascii")
+            self._aside.replace(self._file)
+
+    def forget(self) -> None:
+        """Take the note away, and what a fault or a kill left of one."""
+        for file in (self._file, self._aside):
+            with suppress(OSError):
+                file.unlink()
 
 
 def noted_in(file: Path) -> Standing | None:

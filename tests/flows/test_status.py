@@ -62,6 +62,15 @@ def test_a_note_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     Noted(Silent(), tmp_path / "nowhere" / "live", None).note(told)
 
 
+def test_nothing_is_left_of_a_note_that_could_not_be_put_in_place(tmp_path: Path) -> None:
+    note = Noted(Silent(), tmp_path / "live", None)
+    (tmp_path / "live").mkdir()
+    note.note(Standing(time.time(), 10, 5, 1.0, 2.0, 1.5, 2.5, "0.1", None))
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [".live.writing"]
+    note.forget()
+    assert not [file for file in tmp_path.iterdir() if file.is_file()]
+
+
 def test_a_terminal_is_drawn_in_place() -> None:
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal:
