@@ -23,7 +23,7 @@ LLAMA := $(STATE)/llama-server
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup batch test test-engines test-gpu test-servers test-faults test-quantize suffix quantize-env check bench bench-planner bench-reuse lock clean
+.PHONY: help setup batch test test-engines test-gpu test-servers test-faults test-quantize suffix quantize-env check bench bench-planner bench-reuse docs lock clean
 
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
@@ -36,6 +36,7 @@ help:
 	echo "make suffix  build suffix decoding, which a job can ask for (two minutes; needs a C++ compiler)"
 	echo "make quantize-env    llmcompressor in .venv-quantize, which models quantize --calibrate calls"
 	echo "make test-quantize   GPTQ, AWQ and SmoothQuant on tiny models (some minutes on two cores)"
+	echo "make docs    the job file's keys, described from the code that checks them"
 	echo "make check   format, lint, types"
 	echo "make bench   this machine against its roofline, barriers, other orders, run-batch and rows that kill (an hour or two)"
 	echo "make bench-planner   the planner against rows that others measured (ROWS=path; some minutes)"
@@ -52,7 +53,7 @@ test: setup $(VENV)/.ready-dev $(LLAMA)/.ready
 
 test-engines: setup $(VENV)/.ready-dev
 	command -v c++ >/dev/null && $(MAKE) --no-print-directory suffix || true
-	$(BIN)/python -m pytest -q -m engines tests/engine_room
+	$(BIN)/python -m pytest -q -m engines tests/engine_room tests/flows
 
 test-gpu: setup $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q -m gpu tests/engine_room
@@ -83,6 +84,10 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# What docs say of the job file's keys, from the code that checks them.
+docs: setup
+	$(BIN)/python -m serving.key_table docs/job-file.md
 
 bench: setup
 	$(BIN)/python bench/order.py

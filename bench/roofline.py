@@ -10,9 +10,7 @@ bench/results/roofline.csv.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.engine_config import Batching, EngineConfig, ModelShape, PagedCache
-from serving.engines.machine import Machine, kv_bytes_per_number, settled, this_machine
+from serving.engines.ceilings import measure
+from serving.engines.machine import kv_bytes_per_number, settled, this_machine
 from serving.engines.vllm_engine import VllmEngine
-from serving.engines.vllm_environment import child_environment
 from serving.environment import settle
 from serving.models.folder import ModelFolder
 from serving.models.shape import shape_of
@@ -35,23 +33,6 @@ MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/roofline.csv")
 PROMPT_TOKENS, OUTPUT_TOKENS, CONTEXT_TOKENS, KV_GIB = 512, 64, 1024, 1.0
 BATCHES = (1, 4, 16)
-# In a process of its own, with the engine's threads: the best of ten products and of ten walks.
-CEILINGS = """
-import json, sys, time, torch
-torch.set_num_threads(int(sys.argv[1]))
-rows, inner, columns = json.loads(sys.argv[2])
-a, b, big = torch.randn(rows, inner), torch.randn(inner, columns), torch.ones(2**28)
-def best(work):
-    work()
-    seconds = []
-    for _ in range(10):
-        began = time.monotonic()
-        work()
-        seconds.append(time.monotonic() - began)
-    return min(seconds)
-product_s, walk_s = best(lambda: a @ b), best(lambda: big.sum())
-print(json.dumps([2 * rows * inner * columns / product_s, big.numel() * 4 / walk_s]))
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +56,8 @@ def main() -> int:
     cache = PagedCache(memory_gib=KV_GIB, prefix_caching=False)
     config = settled(EngineConfig(cache=cache, batching=Batching(max(BATCHES)), max_model_len=CONTEXT_TOKENS), machine)
     shape, weights = shape_of(ModelFolder.open(MODEL)), weights_of(MODEL)
-    flops, bandwidth = ceilings(config, machine, shape)
+    ceilings = measure(config, machine, (config.batching.max_num_batched_tokens, shape.hidden, shape.vocabulary))
+    flops, bandwidth = ceilings.flop_s, ceilings.bytes_s
     engine = VllmEngine(MODEL, config, machine, Path(".gristmill/bench.log"), lambda: False, None)
     number_bytes = kv_bytes_per_number(config)
     with engine:
@@ -94,15 +76,6 @@ def main() -> int:
     add_rows(RESULTS, [{**taken_on(machine), "gflops": f"{flops / 1e9:.1f}", "gb_s": f"{bandwidth / 1e9:.2f}",
                         **columns(share)} for share in measured])  # fmt: skip
     return 0
-
-
-def ceilings(config: EngineConfig, machine: Machine, shape: ModelShape) -> tuple[float, float]:
-    """Operations and bytes a second."""
-    sizes = [config.batching.max_num_batched_tokens, shape.hidden, shape.vocabulary]
-    command = [sys.executable, "-P", "-c", CEILINGS, str(len(machine.cores)), json.dumps(sizes)]
-    said = subprocess.run(command, env=child_environment(config, machine, None), stdout=subprocess.PIPE, check=True)
-    flops, bandwidth = json.loads(said.stdout)
-    return flops, bandwidth
 
 
 @dataclass(frozen=True, slots=True)

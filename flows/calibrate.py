@@ -4,6 +4,7 @@ The rows are answered for good: the job's own run settles them, and goes on from
 """
 
 from collections.abc import Callable, Mapping
+from subprocess import SubprocessError
 
 from flows.answer import Step, answer_work, run_here
 from flows.forecast import engine_of
@@ -11,7 +12,10 @@ from flows.open import Work
 from flows.terminal import in_columns
 from optimizer.planner.own_steps import fitted, unexplained
 from serving.config import BadJob
+from serving.engines.ceilings import keep, measure
+from serving.engines.machine import this_machine
 from serving.engines.measured import EngineKey, Measured, what_is_known
+from serving.engines.open import settled_for
 
 # Of a step's time, that its tokens do not explain. More is a machine that was busy with something else: forecasts from
 # such steps have missed by 22 % where others missed by 4 (docs/planning.md).
@@ -43,7 +47,26 @@ def calibrate(opened: Callable[[], Work], rows: int, step: Step = run_here) -> s
             break
         if number + 1 < MOST_ROUNDS:
             work.progress.say(f"{unclear}; {rows} more rows")
-    return "\n".join([*_report(known), *([f"{unclear}; calibrate again when it is quiet"] if unclear else [])])
+    return "\n".join(
+        [*_report(known), *_ceilings(work), *([f"{unclear}; calibrate again when it is quiet"] if unclear else [])]
+    )
+
+
+def _ceilings(work: Work) -> list[str]:
+    """Of this machine's cores; of a GPU the catalogue has the data sheet."""
+    lane, machine = work.job.lanes["full"], this_machine()
+    config, _ = settled_for(work.job.engine, lane, work.models[lane.name], work.adapters)
+    dtype = config.precision.weights
+    if machine.has_gpu:
+        return []
+    try:
+        found = measure(config, machine)
+    except (OSError, SubprocessError):
+        return ["this machine's ceilings could not be measured, so a report has no roofline"]
+    keep(found, machine, dtype)
+    return [
+        f"ceilings: {found.flop_s / 1e9:.0f} GFLOP/s in products of {dtype}, {found.bytes_s / 1e9:.1f} GB/s from memory"
+    ]
 
 
 def _unclear(known: Known) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.price_list import listed_prices
 from flows.terminal import in_columns, printable
 from serving.store.ledger import Answer, BadQuery, ask, named_queries, open_ledger, write_ledger
 from serving.store.sealed import Corrupt
@@ -27,9 +28,10 @@ def costs(runs: Path, name: str | None, sql: str | None, form: str, warn: Callab
         queries = named_queries().values()
         return _formed(Answer(["name", "question"], [(query.name, query.question) for query in queries]), form)
     statement = sql if sql is not None else _named(name or "")
+    prices = listed_prices()
     if runs.is_dir():
-        write_ledger(runs)
-    with open_ledger(runs, commented="comment" in statement) as ledger:
+        write_ledger(runs, prices)
+    with open_ledger(runs, commented="comment" in statement, prices=prices) as ledger:
         for run_id, reason in ask(ledger, "SELECT run_id, reason FROM unreadable").rows:
             if warn is None:
                 raise Corrupt(f"{reason}; move that run away, or leave it out with --leave-out-damaged")

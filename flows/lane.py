@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.ahead import ahead_of
 from flows.asking import Asking
 from flows.candidates import levers
 from flows.certify import certify, certify_lane, look_on, to_judge, tried
@@ -17,10 +18,10 @@ from flows.looks import Looks
 from flows.members import Members, Rows, answered_any, done_rows, pending_rows
 from flows.noise import note_repeats, rows_to_repeat
 from flows.open import Work
-from flows.pace import Now
+from flows.pace import Now, UnderWay
 from flows.pilot import Pilot
 from flows.quarantine import Quarantine
-from flows.requests import kv_tokens_of, prompts_of
+from flows.requests import kv_tokens_of
 from flows.settlement import LEAST_WASTE_S, Settlement, close, waste
 from flows.trials import PORTION_ROWS, Tried, Watch, end_cascade, keep_audit, keep_portion, untried
 from flows.turn import turn
@@ -119,10 +120,15 @@ def _answer(
     work: Work, pending: Rows, quarantine: Quarantine, settlement: Settlement, pilot: Pilot | None, start_up_s: float
 ) -> bool:
     def now() -> Now:
-        spent = settlement.meter.read()
-        return Now(work.limits.running_usd, spent.prompt_tokens, spent.completion_tokens, settlement.engine.rates)
+        spent, engine = settlement.meter.read(), settlement.engine
+        under_way = [
+            UnderWay(settlement.in_flight[row], tokens)
+            for row, tokens in engine.under_way.items()
+            if row in settlement.in_flight
+        ]
+        return Now(work.limits.running_usd, spent.prompt_tokens, spent.completion_tokens, engine.rates, under_way)
 
-    work.progress.begin(*prompts_of(work, [pending_rows(work, lane) for lane in work.job.lanes.values()]))
+    work.progress.begin(ahead_of(work, settlement.lane, pending, start_up_s))
     try:
         if _needs_certificate(work, settlement.lane):
             portions = _certified(work, settlement, pending)
@@ -130,8 +136,9 @@ def _answer(
             portions = iter([pending]) if pilot is None else pilot.portions(pending)
         for some in chain.from_iterable(map(quarantine.turns, chain(portions, _uncertified(work, settlement)))):
             for completion in settlement.engine.run(settlement.fed(feed(work, settlement.lane.name, some))):
+                most_tokens = settlement.in_flight.get(completion.row, 0)
                 rows = settlement.add(completion)
-                work.progress.advance(rows, completion.usage, now)
+                work.progress.advance(rows, completion.usage, most_tokens, now)
                 if pilot is not None and pilot.due(completion):
                     pilot.take(settlement.engine.evidence, start_up_s)
             if not settlement.complete or work.limits.stop():

@@ -65,6 +65,7 @@ class Work:
     stated_price: dict[str, Any]  # what the job says now; a run keeps the price that it was started with
     take_over: bool = False
     servers: ForkServers = field(default_factory=ForkServers)  # of its engines, for as long as the run is held
+    expected_s: dict[str, float] = field(default_factory=dict)  # of engines, by lane, where they have been forecast
     _writer: Writer | None = None
     _meter: Meter | None = None
 

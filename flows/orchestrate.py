@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from flows.answer import answer_work
+from flows.faults import FAILED, exit_code_of
 from flows.limits import StopReason
 from flows.open import Work, open_work
 from flows.pace import Tell
@@ -23,9 +24,10 @@ from flows.progress import Lines, Progress
 from flows.receipt import Receipt
 from serving.config import load_job
 from serving.environment import settle
-from serving.records import Usage
+from serving.records import EngineDied, Usage
 
 TOLD_EVERY_S = 10.0
+TRIED_AGAIN_AFTER_S = (30.0, 300.0)
 
 
 def run_as_task(stage: Callable[..., Any], /, *arguments: Any) -> Any:
@@ -46,12 +48,23 @@ class Incomplete(RuntimeError):
 def answer_job(job: str, overrides: list[str] | None = None, runs: str = "runs") -> str:
     """Run or resume a job file; returns the receipt. This is what deployments run.
 
+    An engine or a disk that fails is given time, and tried again from where the run is; nothing else is tried again.
+
     Raises:
         Incomplete: rows failed, or a limit stopped the run; so that the flow run shows as failed.
     """
     settle(Path(".gristmill").resolve())
     checked = load_job(Path(job), overrides)
-    receipt = _answer_as_tasks(open_work(checked, Path(runs), Lines(checked.budget.usd)))
+    progress = Lines(checked.budget.usd)
+    for pause_s in (*TRIED_AGAIN_AFTER_S, None):
+        try:
+            receipt = _answer_as_tasks(open_work(checked, Path(runs), progress))
+            break
+        except (EngineDied, OSError) as fault:
+            if pause_s is None or exit_code_of(fault) != FAILED:
+                raise
+            progress.say(f"{fault}; tried again in {pause_s:.0f} s")
+            time.sleep(pause_s)
     if receipt.exit_code:
         raise Incomplete(f"exit code {receipt.exit_code}\n{receipt}")
     return str(receipt)
@@ -101,9 +114,9 @@ class Published:
         self._rows, self._done = rows, done
         self._shown.start(rows, done)
 
-    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
+    def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
         self._done += rows
-        self._shown.advance(rows, usage, tell)
+        self._shown.advance(rows, usage, most_tokens, tell)
         if time.monotonic() - self._told_s >= TOLD_EVERY_S:
             self.tell()
 

@@ -56,6 +56,7 @@ class Pilot:
             told = [(lane, np.union1d(rows, np.concatenate([more for _, more, _ in others])), here)]
         found = forecast(self.work, told, self.spent_usd)
         write_prediction(self.work.run, "pilot", found)
+        self.work.expected_s.update((lane.lane, lane.seconds.value) for lane in found.lanes)
         self.work.progress.say(f"after {len(self._output_tokens)} rows: {in_words(found)}")
 
     def portions(self, pending: Rows) -> Iterator[Rows]:

@@ -127,6 +127,7 @@ def plan_ahead(work: Work, lanes: Pending) -> Forecast | None:
     told = replace(told, near_saved_usd=near_saving(work, lanes, told))
     if not ran_any(work):
         write_prediction(work.run, "plan", told)
+    work.expected_s = {lane.lane: lane.seconds.value for lane in told.lanes}
     work.progress.say(f"expected: {in_words(told)}")
     if told.near_saved_usd is not None:
         work.progress.say(saving_in_words(told.near_saved_usd))

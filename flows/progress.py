@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flows.pace import Now, Pace, Tell
+from flows.pace import Ahead, Now, Pace, Tell
 from flows.terminal import printable
 from serving.records import Usage
 from serving.store.durable import WRITING
@@ -30,11 +30,12 @@ class Progress(Protocol):
     def start(self, rows: int, done: int) -> None:
         """Rows that admission let in, and how many of them are settled already."""
 
-    def begin(self, requests: int, prompt_tokens: int | None) -> None:
-        """An engine is ready; so much is still to be run, by it and by those after it."""
+    def begin(self, ahead: Ahead) -> None:
+        """An engine is ready."""
 
-    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
-        """So many rows more are answered, by one engine run of `usage`; `tell` tells how things stand, if asked."""
+    def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
+        """So many rows more are answered, by one request of `usage` that could have put out `most_tokens`; `tell` tells
+        how things stand, if asked."""
 
     def end(self) -> None: ...
 
@@ -46,10 +47,10 @@ class Silent:
     def start(self, rows: int, done: int) -> None:
         pass
 
-    def begin(self, requests: int, prompt_tokens: int | None) -> None:
+    def begin(self, ahead: Ahead) -> None:
         pass
 
-    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
+    def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
         pass
 
     def end(self) -> None:
@@ -70,11 +71,11 @@ class Lines:
     def start(self, rows: int, done: int) -> None:
         self._pace.rows, self._pace.done = rows, done
 
-    def begin(self, requests: int, prompt_tokens: int | None) -> None:
-        self._pace.begin(requests, prompt_tokens)
+    def begin(self, ahead: Ahead) -> None:
+        self._pace.begin(ahead)
 
-    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
-        self._pace.advance(rows, usage)
+    def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
+        self._pace.advance(rows, usage, most_tokens)
         if time.monotonic() - self._shown >= LINE_EVERY_S:
             self._shown = time.monotonic()
             print(f"  {in_words(standing(self._pace, tell(), self._budget_usd))}", file=sys.stderr, flush=True)
@@ -108,8 +109,8 @@ class Bar(Lines):
         self._task = self._bar.add_task("answering", total=rows, completed=done, figures=f"{done}/{rows} rows")
         self._bar.start()
 
-    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
-        self._pace.advance(rows, usage)
+    def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
+        self._pace.advance(rows, usage, most_tokens)
         if self._bar is None or self._task is None:
             return
         if self._pace.done == self._pace.rows or time.monotonic() - self._shown >= DRAWN_EVERY_S:
@@ -189,13 +190,13 @@ class Noted:
         self._pace.rows, self._pace.done = rows, done
         self._shown.start(rows, done)
 
-    def begin(self, requests: int, prompt_tokens: int | None) -> None:
-        self._pace.begin(requests, prompt_tokens)
-        self._shown.begin(requests, prompt_tokens)
+    def begin(self, ahead: Ahead) -> None:
+        self._pace.begin(ahead)
+        self._shown.begin(ahead)
 
-    def advance(self, rows: int, usage: Usage, tell: Tell) -> None:
-        self._pace.advance(rows, usage)
-        self._shown.advance(rows, usage, tell)
+    def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
+        self._pace.advance(rows, usage, most_tokens)
+        self._shown.advance(rows, usage, most_tokens, tell)
         if time.monotonic() - self._noted_s >= NOTED_EVERY_S:
             self._noted_s = time.monotonic()
             self.note(standing(self._pace, tell(), self._budget_usd))

@@ -1,6 +1,6 @@
 """The requests of a lane as tables: which there are, what they can use at most, and in which order they are fed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -18,17 +18,6 @@ def requests_of(work: Work, pending: Rows, columns: list[str] | None = None) -> 
     """The requests of these rows, a part of them at a time, in the order of the input."""
     for part in work.run.stage(work.run.admitted).tables("requests", columns):
         yield part.filter(pa.array(np.isin(part["row"].to_numpy(), pending)))
-
-
-def prompts_of(work: Work, pending: Sequence[Rows]) -> tuple[int, int | None]:
-    """How many requests these are, and the tokens of their prompts; None where a server counts them."""
-    rows = np.unique(np.concatenate(pending))
-    tokens = 0
-    for part in requests_of(work, rows, ["row", "prompt_tokens"]):
-        if part["prompt_tokens"].null_count:
-            return len(rows), None
-        tokens += int(part["prompt_tokens"].to_numpy().astype(np.int64).sum())
-    return len(rows), tokens
 
 
 def kv_tokens_of(work: Work, pending: Rows, slots: int | None = None) -> int | None:

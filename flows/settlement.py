@@ -1,7 +1,7 @@
 """From finished requests to settled rows: what each cost, who else it answers, and durable together."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 
@@ -11,7 +11,7 @@ from flows.members import Members
 from flows.open import Work
 from flows.settled_rows import settled_rows
 from optimizer.cost import share_out, usd_of_time, usd_of_tokens
-from serving.records import Completion, Engine, EngineDied, Lane, Overhead, Request, Usage
+from serving.records import Completion, Engine, EngineDied, Lane, Load, Overhead, Request, Usage
 from serving.store.durable import remove
 from serving.store.meter import Meter, Spent
 from serving.store.schemas import usage_columns
@@ -34,10 +34,11 @@ class Settlement:
     meter: Meter
     members: Members
     overheads: list[Overhead]
-    _in_flight: set[int] = field(default_factory=set)
+    _in_flight: dict[int, int] = field(default_factory=dict)  # the most tokens that a row may put out
     _waiting: list[Completion] = field(default_factory=list)
     _audits: list[Completion] = field(default_factory=list)
     _settled: Spent = field(default_factory=Spent)
+    _load: Load = field(default_factory=Load)  # up to the last commit
     _fed_all: bool = True
     _failed: bool = False
     _committed_at: float = field(default_factory=time.monotonic)
@@ -48,7 +49,7 @@ class Settlement:
         self._fed_all = False
         for request in requests:
             if request is not None:
-                self._in_flight.add(request.row)
+                self._in_flight[request.row] = request.sampling.max_tokens * request.sampling.n
             yield request
         self._fed_all = True
 
@@ -56,6 +57,11 @@ class Settlement:
     def complete(self) -> bool:
         """True if the engine took every request and answered it."""
         return self._fed_all and not self._in_flight
+
+    @property
+    def in_flight(self) -> Mapping[int, int]:
+        """By row, the most tokens that it may put out."""
+        return self._in_flight
 
     def add(self, completion: Completion) -> int:
         """Take one finished request; returns how many rows it answers."""
@@ -92,7 +98,7 @@ class Settlement:
     def _taken(self, completion: Completion) -> None:
         if completion.row not in self._in_flight:
             raise EngineDied(f"the engine answered row {completion.row}, which it was not asked, or was asked once")
-        self._in_flight.remove(completion.row)
+        del self._in_flight[completion.row]
         self.work.limits.finished(completion.row, usd_of_usage(self.work, self.lane.name, completion.usage))
 
     def commit(self) -> None:
@@ -163,7 +169,15 @@ class Settlement:
             engine=self.meter.name,
             seconds=seconds,
             rates=asdict(rates) if rates else None,
+            load=self._load_since(),
         )
+
+    def _load_since(self) -> dict[str, float] | None:
+        """The last commit."""
+        if (load := self.engine.load) is None:
+            return None
+        told, self._load = asdict(load.since(self._load)), load
+        return told
 
     def _booked(self, span: Span) -> None:
         self.work.limits.spend(pc.sum(span.rows["usd"]).as_py() or Decimal(0))

@@ -138,6 +138,7 @@ def _representatives(work: Work) -> Rows:
 
 def publish(work: Work) -> Figures:
     """Write the answers and errors out, and the ledger anew; a run without an open row is marked finished."""
+    from flows.price_list import listed_prices
     from serving.store.export import export
     from serving.store.finished import finish
     from serving.store.ledger import open_ledger, write_ledger
@@ -151,7 +152,7 @@ def publish(work: Work) -> Figures:
             {"run": work.run.run_id},
         ).fetchone()
     open_rows = found[0] if found else 0
-    write_ledger(runs)  # before the run is finished: a finished one is not written to any more
+    write_ledger(runs, listed_prices())  # before the run is finished: a finished one is not written to any more
     if open_rows == 0:
         work.writer.end()
         finish(work.run)

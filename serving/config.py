@@ -28,17 +28,31 @@ class BadJob(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+    """What a key means stands below it, and from there in docs/job-file.md (`make docs`). "Default: ..." at the end of
+    that says what is decided later."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, strict=True, use_attribute_docstrings=True
+    )
 
 
 class DatasetSection(Section):
-    path: str  # a file, a glob, or an fsspec URL
-    prompt: str | None = None  # template over columns: "Classify: {{text}}"
-    system: str | None = None  # template of a system message, with `prompt`
-    id: str | None = None  # the column that names a row; by default custom_id, else id, else the place in the file
-    on_bad_row: Literal["refuse", "stop"] = "refuse"  # that row, or the whole job before anything is spent
-    delimiter: str = Field(",", pattern=r'^[^"\r\n\x00]$')  # of CSV; none is guessed
-    max_ratio: float = Field(200.0, ge=1)  # of decoded bytes to those of a compressed or Parquet file
+    path: str
+    """A file, a glob, or an fsspec URL; `.jsonl` (or `.ndjson`), `.csv`, each also with `.gz` or `.zst`, and
+    `.parquet`."""
+    prompt: str | None = None
+    """Template over columns, `"Classify: {{text}}"`; columns and nothing else."""
+    system: str | None = None
+    """Template of a system message, beside `prompt`."""
+    id: str | None = None
+    """The column that names a row; unique, or the job is refused with both places. Default: `custom_id`, else `id`,
+    else `row-N`, its place in the input."""
+    on_bad_row: Literal["refuse", "stop"] = "refuse"
+    """`"refuse"`: that row alone; `"stop"`: the whole job at the first one, before anything is spent."""
+    delimiter: str = Field(",", pattern=r'^[^"\r\n\x00]$')
+    """Of CSV: `";"`, `"\\t"`; it is never guessed."""
+    max_ratio: float = Field(200.0, ge=1)
+    """How many times its size a compressed or Parquet file may decode to, beyond 16 MiB."""
 
     @model_validator(mode="after")
     def _a_system_message_stands_beside_a_prompt(self) -> "DatasetSection":
@@ -49,68 +63,121 @@ class DatasetSection(Section):
 
 class ModelSection(Section):
     full: str
+    """A local folder (safetensors only), or the name a server knows."""
     quantized: str | None = None
-    # Other lanes, the cheapest first: each answers what it is certified for, before the next and before `quantized`.
+    """The same model, quantized."""
     cheaper: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], str] = {}
-    adapters: dict[str, str] = {}  # LoRA adapters of the full model: the name that a row's `model` gives, its folder
+    """Other models with the same tokenizer, `{small = "models/small-int8"}`, the cheapest first: lanes that answer what
+    they are certified for, see [reuse.md](reuse.md#cheaper-models)."""
+    adapters: dict[str, str] = {}
+    """LoRA adapters of the full model, `{french = "adapters/french"}`; a row asks for one by its name in `model`."""
 
 
 class SamplingSection(Section):
     max_tokens: int = Field(256, ge=1, le=131_072)
+    """The longest answer. This and all below: a row may say otherwise."""
     temperature: float = Field(0.0, ge=0, le=2)
+    """0 takes the likeliest token each time."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Draw among the likeliest tokens that have this share together."""
     top_k: int = Field(0, ge=0)
+    """Draw among so many; 0: all."""
     min_p: float = Field(0.0, ge=0, le=1)
+    """Draw among those that have at least this share of the likeliest one's."""
     seed: int | None = Field(None, ge=-(2**63) + 1, le=2**63 - 1)
+    """With one, the same request draws the same answer, and equal rows may share it."""
     stop: list[Annotated[str, Field(min_length=1)]] = Field([], max_length=4)
+    """Texts at which an answer ends."""
     presence_penalty: float = Field(0.0, ge=-2, le=2)
+    """Taken off the logits of tokens that the answer has already."""
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """The same, once for each time."""
     repetition_penalty: float = Field(1.0, gt=0, le=2)
+    """Over 1 makes tokens of the prompt and the answer less likely."""
 
 
 class EngineSection(Section):
     kind: Literal["vllm", "http", "echo"] = "vllm"
-    plan: Literal["auto"] = "auto"  # what is not fixed below is chosen for the machine
+    """vLLM on this machine, an OpenAI-compatible server, or the double, which only echoes."""
+    plan: Literal["auto"] = "auto"
+    """What is not set below is chosen for the machine and the work."""
     # vllm
-    python: str | None = None  # another interpreter that has vLLM
+    python: str | None = None
+    """Another interpreter that has vLLM. Default: this one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`"auto"`: bfloat16 where the machine multiplies it natively, else float32."""
     quantize: Literal["none", "fp8", "int8"] = "none"
+    """Weights made smaller as they are loaded."""
     max_num_seqs: int = Field(64, ge=1)
+    """Sequences that run at once. Default: CPU: 64, GPU: 256, or what a forecast finds cheaper."""
     max_num_batched_tokens: int = Field(2048, ge=1)
+    """Tokens of one step. Default: CPU: 2048, GPU: 8192."""
     chunked_prefill: bool = True
+    """A long prompt shares steps with decoding."""
     async_scheduling: bool | None = None
+    """The next step is scheduled while this one runs; GPUs only. Default: where it can."""
     max_model_len: int | None = Field(None, ge=1)
+    """Longest prompt and answer together. Default: the model's."""
     block_size: int | None = Field(None, ge=1)
+    """Tokens of a KV block. Default: 32 on CPU, vLLM's own on a GPU."""
     kv_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
+    """Of the KV cache."""
     kv_gib: float | None = Field(None, gt=0)
+    """Size of the KV cache. Default: what the work can use."""
     kv_share: float | None = Field(None, gt=0, le=1)
+    """Or the share of a GPU's memory, weights included. Default: what the work can use."""
     kv_offload_gib: float = Field(0.0, ge=0)
+    """Of the host's memory, for blocks that a GPU has no room for."""
     prefix_caching: bool = True
+    """Blocks of the KV cache are shared by prompts that begin alike."""
     prefix_hash: Literal["sha256", "sha256_cbor"] = "sha256"
+    """What such blocks are known by."""
     speculation: Draft = Field(Draft.OFF, strict=False)
+    """Who guesses tokens that the model then only checks, see [engine.md](engine.md)."""
     speculation_tokens: int = Field(4, ge=1, le=64)
+    """Guessed at a step."""
     speculation_model: str | None = None
+    """Folder of the draft model or heads."""
     speculation_lookup: tuple[int, int] = Field((2, 4), strict=False)
+    """Shortest and longest n-gram that is looked up."""
     speculation_acceptance: Literal["standard", "block"] = "standard"
+    """How guesses are accepted, token by token or as a block."""
     compiled: bool | None = None
+    """Compiling takes minutes on a small CPU. Default: GPU: true, CPU: false."""
     tensor_parallel: int = Field(1, ge=1)
+    """Ranks that share each layer."""
     pipeline_parallel: int = Field(1, ge=1)
+    """Ranks that share the layers out."""
     data_parallel: int = Field(1, ge=1)
+    """Engines side by side, each with its own cache."""
     expert_parallel: bool = False
+    """Whole experts on each rank."""
     executor: Literal["auto", "mp", "ray"] = "auto"
+    """What runs the ranks."""
     # http
     base_url: str = ""
-    api_key_env: str | None = None  # the environment variable that holds the key
+    """Of an OpenAI-compatible server, such as `http://127.0.0.1:8000/v1`."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key."""
     concurrency: int = Field(32, ge=1)
-    server: Literal["openai", "vllm", "sglang", "tgi", "tensorrt-llm", "llama.cpp"] = "openai"  # see docs/servers.md
-    timeout_s: float = Field(600.0, gt=0)  # of one try, to the end of its reply
-    row_timeout_s: float = Field(3600.0, gt=0)  # of all tries of a row
+    """Requests in flight at a server at most; how many there are, it decides."""
+    server: Literal["openai", "vllm", "sglang", "tgi", "tensorrt-llm", "llama.cpp"] = "openai"
+    """Which server that is, see [servers.md](servers.md)."""
+    timeout_s: float = Field(600.0, gt=0)
+    """For one reply, to its end."""
+    row_timeout_s: float = Field(3600.0, gt=0)
+    """For all tries of a row."""
     max_retries: int = Field(6, ge=0)
-    cache_salt: bool = False  # send the tenant's salt, for a vLLM server that tenants share
+    """Tries after the first."""
+    cache_salt: bool = False
+    """Send the tenant's salt, for a vLLM server that tenants share."""
     # echo
-    echo_s: float = Field(0.0, ge=0)  # how long an answer takes
-    echo_fails: list[str] = []  # the ids of rows that get no answer
-    echo_audit: str | None = None  # a file that notes every token as it is spent
+    echo_s: float = Field(0.0, ge=0)
+    """How long the double takes for an answer."""
+    echo_fails: list[str] = []
+    """Ids of rows that the double does not answer."""
+    echo_audit: str | None = None
+    """A file in which the double notes every token as it is spent."""
 
     @model_validator(mode="after")
     def _http_needs_a_url(self) -> "EngineSection":
@@ -165,28 +232,46 @@ class EngineSection(Section):
 
 class ReuseSection(Section):
     exact: bool = True
-    earlier: bool = True  # what an earlier run has answered is taken from there; not without `exact`
-    semantic: bool = False  # near-duplicates share an answer where an audit certifies it, else they are run
-    min_similarity: float = Field(0.8, gt=0, le=1)  # cosine that a near-duplicate must reach
+    """Equal requests share an answer (not those drawn at random: no seed, temperature above 0)."""
+    earlier: bool = True
+    """What an earlier run in the same folder has answered is taken from it, at no cost, see
+    [reuse.md](reuse.md#earlier-runs); not without `reuse.exact`."""
+    semantic: bool = False
+    """Near-duplicates share an answer where a certificate covers them, see [reuse.md](reuse.md); else they are run."""
+    min_similarity: float = Field(0.8, gt=0, le=1)
+    """Cosine that a near-duplicate must reach, before the vetoes."""
     embedder: str = "models/all-minilm-l6-v2"
+    """The model that finds them, a local folder."""
 
 
 class RouteSection(Section):
-    # auto: short, as long as an engine of its own pays. certified: all that an audit allows.
     to_quantized: Literal["none", "short", "all", "auto", "certified"] = "none"
-    short_prompt_tokens: int = Field(64, ge=1)  # a prompt of at most so many tokens is short
+    """`"certified"`: as many as an audit allows, see [reuse.md](reuse.md). By your own rule, with no audit: `"short"`,
+    `"all"`, or `"auto"`: short ones, unless a look after the first rows finds that the full model's engine, which runs
+    already, is sooner done with them than one of their own would be, start included. Then the full model answers
+    them."""
+    short_prompt_tokens: int = Field(64, ge=1)
+    """How long a short prompt is at most."""
 
 
 class QualitySection(Section):
     max_wrong: float = Field(0.02, gt=0, lt=1)
+    """The share of rows served without a run of the full model that may have another answer than it would have
+    given."""
     confidence: float = Field(0.95, gt=0, lt=1)
-    repeats: int = Field(100, ge=0)  # audited rows that the full model is asked twice: its own disagreement
+    """How sure that is."""
+    repeats: int = Field(100, ge=0)
+    """Audited rows that the full model is asked twice, to know how often it disagrees with itself."""
     judge: Literal[
         "exact", "normalised", "numeric", "multiple-choice", "json-equal", "embedding", "command", "model"
     ] = "exact"
-    min_similarity: float = Field(0.9, gt=0, le=1)  # embedding: cosine that two answers must reach
-    command: list[Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]] = []  # see docs/reuse.md
-    command_timeout_s: float = Field(60.0, gt=0)  # for a verdict, from the one before it
+    """What counts as the same answer, see [reuse.md](reuse.md#judges)."""
+    min_similarity: float = Field(0.9, gt=0, le=1)
+    """`"embedding"`: cosine that two answers must reach."""
+    command: list[Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]] = []
+    """`"command"`: the program and its arguments, `["python3", "check.py"]`; see [reuse.md](reuse.md#a-command)."""
+    command_timeout_s: float = Field(60.0, gt=0)
+    """How long it may take for a verdict, from the one before."""
 
     @model_validator(mode="after")
     def _a_command_is_for_its_judge(self) -> "QualitySection":
@@ -206,7 +291,9 @@ class QualitySection(Section):
 
 class BudgetSection(Section):
     usd: Decimal | None = Field(None, gt=0, strict=False)
-    deadline: str | None = Field(None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")  # local time of day, the next to come
+    """The run stops before it is passed, exit code 3, resumable."""
+    deadline: str | None = Field(None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    """A local time of day, the next to come, `"06:00"`; the run stops there, resumable."""
 
 
 class TokenPriceSection(Section):
@@ -215,12 +302,21 @@ class TokenPriceSection(Section):
 
 
 class PriceSection(Section):
-    catalogue: str | None = None  # a file whose rows add to the shipped catalogue, or take their place
-    hardware: str | None = None  # a row of the catalogue
+    hardware: str | None = None
+    """A machine of the price list (`optimizer/catalogue/prices.toml`), such as `"aws/g5.xlarge"`; where it has several
+    prices, with `@region` and ` spot` behind it."""
     usd_per_hour: Decimal | None = Field(None, gt=0, strict=False)
+    """Or the price of an hour."""
     input_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
+    """Or a price by tokens: of a million in prompts, which goes with"""
     output_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
-    lanes: dict[str, TokenPriceSection] = {}  # of cheaper lanes; those not named cost what the full one does
+    """that of a million in answers."""
+    lanes: dict[str, TokenPriceSection] = {}
+    """Of cheaper models, by tokens too: `{small = {input_usd_per_mtok = 0.1, output_usd_per_mtok = 0.4}}`. Default: the
+    full model's."""
+    catalogue: str | None = None
+    """A TOML file of your own machines, GPUs and models, over those that are shipped; see
+    [planning.md](planning.md#your-own-gpus-and-prices); or `--catalogue F`."""
 
     @model_validator(mode="after")
     def _one_kind_of_price(self) -> "PriceSection":
@@ -237,6 +333,7 @@ class PriceSection(Section):
 
 class TenantSection(Section):
     name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Answers and keys never cross tenants."""
 
 
 class Job(Section):

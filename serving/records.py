@@ -164,6 +164,18 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """How full an engine was: each figure of a step, times the seconds that the step took, summed over its steps."""
+
+    steps_s: float = 0.0  # the seconds alone
+    running_s: float = 0.0  # sequences that ran
+    kv_s: float = 0.0  # share of the KV cache's blocks that were in use
+
+    def since(self, before: "Load") -> "Load":
+        return Load(self.steps_s - before.steps_s, self.running_s - before.running_s, self.kv_s - before.kv_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Overhead:
     """Money that no single row caused: engine start-up, embedding, work that a crash threw away."""
 
@@ -267,6 +279,14 @@ class Engine(Protocol):
     @property
     def rates(self) -> Rates | None:
         """Engine seconds by token so far; None where the engine does not show its steps."""
+
+    @property
+    def load(self) -> Load | None:
+        """Over all its steps so far; None where the engine does not show them."""
+
+    @property
+    def under_way(self) -> Mapping[int, int]:
+        """By row, the tokens put out so far of those in flight, as of a moment ago; empty where that is not seen."""
 
     @property
     def evidence(self) -> StepEvidence | None:

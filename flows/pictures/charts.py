@@ -3,6 +3,7 @@
 Each is drawn at the size of a phone's width; on a wider page two stand side by side.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -70,6 +71,62 @@ def pace(spans: Sequence[Row]) -> str:
         _axes(axes, "seconds of engine time", "tokens computed a second")
 
     return _drawn("pace", 2.5, draw)
+
+
+def cache(spans: Sequence[Row]) -> str:
+    """The prefix cache and the KV cache over the run: what of prompts was found in it, and how full it was."""
+
+    def draw(axes: "Axes") -> None:
+        edges = [0.0]
+        for span in spans:
+            edges.append(edges[-1] + span["seconds"])
+        for name, told, colour in (("found_share", "of prompt tokens, found", GREEN), ("kv_share", "in use", BLUE)):
+            shares = [math.nan if span[name] is None else 100 * span[name] for span in spans]
+            axes.stairs(shares, edges, color=colour, linewidth=1.8, baseline=None)
+            seen = [(edge, share) for edge, share in zip(edges[1:], shares, strict=True) if not math.isnan(share)]
+            if seen:
+                axes.annotate(told, seen[-1], xytext=(-2, 4), textcoords="offset points", ha="right", color=colour)
+        axes.set(xlim=(0, edges[-1]), ylim=(0, 112))
+        axes.set_yticks([0, 50, 100])
+        _axes(axes, "seconds of engine time", "percent")
+
+    return _drawn("cache", 2.5, draw)
+
+
+def roofline(flop_s: float, bytes_s: float, spots: Sequence[tuple[str, float, float]]) -> str:
+    """What the machine could do at the most, and where lanes stood below it: `spots` are a name, FLOP for each byte
+    moved, and FLOP/s."""
+
+    def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import EngFormatter, FuncFormatter
+
+        ridge = flop_s / bytes_s
+        across = [spot[1] for spot in spots]
+        left, right = min(*across, ridge) / 3, max(*across, ridge) * 6
+        axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(min(spot[2] for spot in spots) / 3, flop_s * 3))
+        axes.plot([left, ridge, right], [left * bytes_s, flop_s, flop_s], color=INK, linewidth=2, zorder=2)
+        axes.plot([ridge, ridge], [axes.get_ylim()[0], flop_s], color=QUIET, linewidth=1, linestyle=":", zorder=1)
+        axes.text(right, flop_s * 1.15, f"{_engineering(flop_s)}FLOP/s", ha="right", color=INK)
+        axes.text(ridge, axes.get_ylim()[0] * 1.15, f" {ridge:.0f} FLOP/byte", color=QUIET)
+        axes.text(left * 1.1, left * bytes_s * 1.8, f"{_engineering(bytes_s)}B/s", color=INK)
+        for name, x, y in spots:
+            colour, marker = (VERMILLION, "D") if name.endswith("prefill") else (BLUE, "o")
+            share = y / min(flop_s, x * bytes_s)
+            axes.plot([x], [y], marker=marker, color=colour, markersize=6.5, zorder=4)
+            side, shift = ("right", -7) if x > ridge else ("left", 7)
+            axes.annotate(f"{name}, {share:.0%}", (x, y), xytext=(shift, -11), textcoords="offset points", ha=side,
+                          color=colour)  # fmt: skip
+        _axes(axes, "FLOP for each byte moved", "FLOP/s")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(EngFormatter(places=0, sep=" "))
+
+    return _drawn("roofline", 3.0, draw)
+
+
+def _engineering(value: float) -> str:
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(places=0, sep=" ")(value)
 
 
 def lengths(bins: Sequence[Row], of: str) -> str:

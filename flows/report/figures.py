@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.limits import StopReason
 from flows.receipt import Receipt, take_receipt
+from flows.report.roofline import RAN, Roofline, roofline_of
 from serving.store.ledger import ask, named_queries, open_ledger
 from serving.store.run import Run
 
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# How fast each lane was from one segment of its journal to the next, in the order in which they were sealed.
+# How fast each lane was, and how full, from one segment of its journal to the next, in the order they were sealed in.
 PACE = """
 SELECT segments.lane, segments.epoch, segments.number, any_value(seconds) AS seconds,
-       sum(prompt_tokens - cached_tokens) AS prefilled, sum(completion_tokens) AS generated
+       sum(prompt_tokens - cached_tokens) AS prefilled, sum(completion_tokens) AS generated,
+       sum(cached_tokens) / sum(prompt_tokens) AS found_share, any_value(running) AS running,
+       any_value(kv_share) AS kv_share
 FROM settled JOIN segments ON settled.run_id = segments.run_id AND file_of_part = segments.file
 WHERE settled.run_id = $run AND source = 'engine' AND seconds > 0
 GROUP BY ALL ORDER BY any_value(sealed_unix_s), segments.epoch, segments.number
@@ -74,6 +77,7 @@ class Figures:
     refused: list[Row]
     failed: list[Row]
     cut_off: Row
+    roofline: Roofline | None
     unshared: Row  # rows that equal another one, and were run all the same
 
 
@@ -91,6 +95,7 @@ def figures_of(run: Run) -> Figures:
             refused=_rows(ledger, REFUSED, run),
             failed=_rows(ledger, FAILED, run),
             cut_off=_rows(ledger, CUT_OFF, run)[0],
+            roofline=roofline_of(run.facts, _rows(ledger, RAN, run)),
             unshared=_rows(ledger, UNSHARED, run)[0],
         )
 

@@ -54,6 +54,7 @@ def _told(figures: Figures) -> dict[str, Any]:
         "certificates": figures.certificates,
         "judge": facts["job"]["quality"]["judge"],
         "speculation": figures.speculation,
+        "ceilings_of": figures.roofline.ceilings.said_by if figures.roofline else None,
         "refused": [_shown(row) for row in figures.refused],
         "failed": [_shown(row) for row in figures.failed],
         "environment": _environment(facts),
@@ -64,12 +65,14 @@ def _told(figures: Figures) -> dict[str, Any]:
 def _charts(figures: Figures) -> dict[str, str | None]:
     receipt = figures.receipt
     steps = [(step["step"], float(step["saved_usd"])) for step in _shown_steps(receipt)]
-    known = receipt.baseline_usd is not None
+    known, roof = receipt.baseline_usd is not None, figures.roofline
     return {
         "waterfall": charts.waterfall(float(receipt.baseline_usd or 0), steps, float(receipt.counts["usd"]))
         if known
         else None,
         "pace": charts.pace(figures.pace) if figures.pace else None,
+        "roofline": charts.roofline(roof.ceilings.flop_s, roof.ceilings.bytes_s, roof.spots) if roof else None,
+        "cache": charts.cache(figures.pace) if figures.pace else None,
         "predicted": charts.predicted(figures.predicted) if figures.predicted else None,
         **{
             of: charts.lengths(figures.lengths, of) if any(bar["of"] == of for bar in figures.lengths) else None

@@ -3,11 +3,11 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
-from serving.records import Choice, Completion, EngineDied, Failure, Rates, Request, StepEvidence, Usage
+from serving.records import Choice, Completion, EngineDied, Failure, Load, Rates, Request, StepEvidence, Usage
 from serving.store.meter import Meter
 
 POLL_S = 0.1
@@ -48,6 +48,14 @@ class EchoEngine:
     @property
     def rates(self) -> Rates | None:
         return None
+
+    @property
+    def load(self) -> Load | None:
+        return None
+
+    @property
+    def under_way(self) -> Mapping[int, int]:
+        return {}
 
     @property
     def evidence(self) -> StepEvidence | None:

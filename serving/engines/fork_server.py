@@ -7,6 +7,7 @@ the rest of it. The process that waits has loaded no model and touched no GPU.
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +32,7 @@ class ForkServer:
         self._command = [python or sys.executable, "-P", str(WORKER)]
         self._whose = whose
         self._process: subprocess.Popen[bytes] | None = None
+        self._scratch = ""  # a folder for what vLLM leaves lying about, such as sockets
         self.used = False
 
     def fork(self, order: Mapping[str, Any], descriptors: Sequence[int], log: int) -> "Forked":
@@ -55,12 +58,13 @@ class ForkServer:
         if self.running:
             return
         self.close()
+        self._scratch = mkdtemp(prefix="gristmill-")
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
                 [*self._command, str(theirs.fileno()), str(self._whose)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=self.environment, pass_fds=[theirs.fileno()], start_new_session=True,
+                env={**self.environment, "TMPDIR": self._scratch}, pass_fds=[theirs.fileno()], start_new_session=True,
             )  # fmt: skip
 
     def close(self) -> None:
@@ -70,6 +74,9 @@ class ForkServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = ""
 
 
 class Forked:

@@ -6,7 +6,7 @@ The event loop lives in a thread of its own; `run` stays an ordinary iterator.
 import asyncio
 import os
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,7 @@ from serving.engines.machine import CannotRun
 from serving.engines.openai_api.asking import Asking, Server, ServerRefuses
 from serving.engines.openai_api.dialects import OPENAI, Dialect
 from serving.engines.openai_api.loop_thread import loop_in_thread
-from serving.records import Completion, EngineDied, Rates, Request, StepEvidence, Usage
+from serving.records import Completion, EngineDied, Load, Rates, Request, StepEvidence, Usage
 from serving.store.meter import Meter
 
 __all__ = ["BadKey", "HttpEngine", "ServerRefuses"]
@@ -78,6 +78,14 @@ class HttpEngine:
     def rates(self) -> Rates | None:
         """None: a server does not show its steps."""
         return None
+
+    @property
+    def load(self) -> Load | None:
+        return None
+
+    @property
+    def under_way(self) -> Mapping[int, int]:
+        return {}
 
     @property
     def evidence(self) -> StepEvidence | None:

@@ -15,7 +15,7 @@ from serving.engines.machine import Machine
 from serving.engines.vllm_arguments import vllm_arguments
 from serving.engines.vllm_environment import child_environment
 from serving.engines.vllm_process import POLL_S, VllmProcess
-from serving.records import Completion, Rates, Request, StepEvidence
+from serving.records import Completion, Load, Rates, Request, StepEvidence
 from serving.store.meter import Meter
 
 # Of what the engine can run at once: also where all finish in one step, each is replaced at the very next one.
@@ -108,12 +108,27 @@ class VllmEngine:
     @property
     def rates(self) -> Rates | None:
         """Engine seconds by token, from the steps of all processes so far; None before there were any."""
-        sums: Counter[str] = Counter()
-        for process in self.processes:
-            sums.update(process.sums)
+        sums = self._sums
         found = rates_from_steps(sums) if sums else None
         side_by_side = len(self.processes)  # what takes each a second takes all of them together a part of it
         return found and Rates(found.prefill_s_per_token / side_by_side, found.decode_s_per_token / side_by_side)
+
+    @property
+    def load(self) -> Load | None:
+        sums = self._sums
+        return Load(sums["decode_s"] + sums["mixed_s"], sums["running_s"], sums["kv_s"]) if sums else None
+
+    @property
+    def _sums(self) -> Counter[str]:
+        sums: Counter[str] = Counter()
+        for process in self.processes:
+            sums.update(process.sums)
+        return sums
+
+    @property
+    def under_way(self) -> Mapping[int, int]:
+        rows = ((process.in_flight, process.under_way.items()) for process in self.processes)
+        return {row: tokens for in_flight, told in rows for row, tokens in told if row in in_flight}
 
     @property
     def evidence(self) -> StepEvidence | None:

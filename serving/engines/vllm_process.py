@@ -4,6 +4,7 @@ import json
 import os
 import select
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +38,7 @@ class VllmProcess:
     ) -> None:
         self.in_flight: set[int] = set()
         self.sums: dict[str, float] = {}  # engine time by what its steps did
+        self.under_way: Mapping[int, int] = {}  # by row, tokens put out; as it was told last, up to a second ago
         self._window = window
         self.server = server
         self._order = {"arguments": arguments, "meter": meter_path, "place": place}
@@ -121,6 +123,9 @@ class VllmProcess:
     def take(self) -> Iterator[Completion]:
         """What is finished by now."""
         for message in self._lines.read(0):
+            if "under_way" in message:
+                self.under_way = _tokens_by_row(message["under_way"])
+                continue
             completion = self._completion(message)
             if completion.row not in self.in_flight:
                 raise EngineDied(f"the engine answered row {completion.row}, which is not in flight")
@@ -162,6 +167,13 @@ class VllmProcess:
         code = self._child.exit_code() if self._lines.ended else "none, it hangs"
         said = f"vLLM ended {when} (exit code {code}): {last_words(self._log_path)}"
         return EngineDied(said, seen or tuple(sorted(self.in_flight)), newest)
+
+
+def _tokens_by_row(choices: list[list[int]]) -> Mapping[int, int]:
+    tokens: Counter[int] = Counter()
+    for row, put_out in choices:
+        tokens[row] += put_out
+    return tokens
 
 
 class _Lines:

@@ -29,6 +29,8 @@ STEP = struct.Struct("<QII")  # as serving/engines/step_page.py reads it: steps 
 PARTS = 5  # of what a step computes, see _parts
 SUMS = 1 + PARTS + PARTS * (PARTS + 1) // 2
 VERSION, EVIDENCE = struct.Struct("<Q"), struct.Struct(f"<Q{SUMS}d")
+UNDER_WAY_EVERY_S = 1.0
+SUMMED = ("decode_s", "decode_tokens", "mixed_s", "mixed_prefill", "mixed_decode", "running_s", "kv_s")
 INSIDE = "GRISTMILL_INSIDE"  # the variable that tells processes that vLLM begins what is to hold in them as well
 DESCRIPTORS = 6  # of an order: what becomes of the process, its log, requests, answers, the leash, the page of steps
 
@@ -158,19 +160,23 @@ class StepMeter:
         if meter_path:
             with open(meter_path, "r+b") as file:
                 self._page = mmap.mmap(file.fileno(), 0)
-        self.sums = dict.fromkeys(("decode_s", "decode_tokens", "mixed_s", "mixed_prefill", "mixed_decode"), 0.0)
-        self._prefill = self._decode = 0
+        self.sums = dict.fromkeys(SUMMED, 0.0)
+        self._prefill = self._decode = self._running = 0
+        self._kv_share = 0.0
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
         if iteration_stats is not None:
             self._prefill += iteration_stats.prompt_token_stats.computed
             self._decode += iteration_stats.num_generation_tokens
+        if scheduler_stats is not None:
+            self._running, self._kv_share = scheduler_stats.num_running_reqs, scheduler_stats.kv_cache_usage
 
     def add_step(self, seconds: float) -> None:
         if self._prefill == 0 and self._decode:
             self._add(decode_s=seconds, decode_tokens=self._decode)
         else:
             self._add(mixed_s=seconds, mixed_prefill=self._prefill, mixed_decode=self._decode)
+        self._add(running_s=self._running * seconds, kv_s=self._kv_share * seconds)
         if self._page is not None:
             self._tokens = [self._tokens[0] + self._prefill, self._tokens[1] + self._decode]
             TOKENS.pack_into(self._page, self._at, *self._tokens)
@@ -341,7 +347,7 @@ def _prepare_inside() -> None:
 
 
 def _serve(engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: StepMeter, out: Any) -> None:
-    more = True
+    more, told_s = True, time.monotonic()
     while more or engine.has_unfinished_requests():
         while more and (not requests.empty() or not engine.has_unfinished_requests()):
             request = requests.get()
@@ -355,6 +361,9 @@ def _serve(engine: Any, requests: "queue.Queue[dict[str, Any] | None]", meter: S
             for output in outputs:
                 if output.finished:
                     _send(out, {"done": _result(output), "steps": meter.sums})
+            if time.monotonic() - told_s >= UNDER_WAY_EVERY_S:
+                told_s = time.monotonic()
+                _send(out, {"under_way": _under_way(engine)})
 
 
 def _add(engine: Any, request: dict[str, Any], out: Any) -> None:
@@ -365,6 +374,12 @@ def _add(engine: Any, request: dict[str, Any], out: Any) -> None:
         engine.add_request(str(request["row"]), prompt, parameters, lora_request=_adapter(request))
     except (ValueError, TypeError, RuntimeError) as error:
         _send(out, {"failed": {"row": request["row"], "code": "E_ENGINE_REFUSED", "reason": str(error)[:300]}})
+
+
+def _under_way(engine: Any) -> list[list[int]]:
+    """Of each choice of a row that is not finished, the row and the tokens put out so far."""
+    states = engine.output_processor.request_states
+    return [[_row(name), state.detokenizer.num_output_tokens()] for name, state in states.items()]
 
 
 def _sampling_params(sampling: dict[str, Any]) -> Any:

@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -54,11 +55,13 @@ OVERHEADS = """CREATE TABLE overheads (run_id VARCHAR, kind VARCHAR, lane VARCHA
     usd DECIMAL(24, 12), tokens BIGINT, engine VARCHAR)"""
 SEGMENTS = """CREATE TABLE segments (run_id VARCHAR, file VARCHAR, epoch INTEGER, chain VARCHAR, number INTEGER,
     sealed_unix_s DOUBLE, lane VARCHAR, engine VARCHAR, rows BIGINT, seconds DOUBLE, prefill_s_per_token DOUBLE,
-    decode_s_per_token DOUBLE)"""
+    decode_s_per_token DOUBLE, running DOUBLE, kv_share DOUBLE)"""
 PREDICTIONS = """CREATE TABLE predictions (run_id VARCHAR, made VARCHAR, lane VARCHAR, factor VARCHAR,
     predicted DOUBLE, low_90 DOUBLE, high_90 DOUBLE)"""
 SEARCHES = """CREATE TABLE searches (run_id VARCHAR, rows BIGINT, texts BIGINT, pairs BIGINT, lists BIGINT,
     asked BIGINT, found BIGINT)"""
+PRICES = """CREATE TABLE prices (machine VARCHAR, provider VARCHAR, gpu VARCHAR, gpus INTEGER, spot BOOLEAN,
+    region VARCHAR, usd_per_hour DECIMAL(24, 12), as_of VARCHAR, source VARCHAR)"""
 STAMPED = ("*/run.json", "*/admitted/*.json", "*/decisions/*.json", "*/predictions/*.json")
 EVERYWHERE = "everywhere"  # of columns.toml: what means the same in each view
 SPILL = ".spill"  # where a query that is too large for its memory goes on, below the runs
@@ -98,6 +101,20 @@ class BadQuery(ValueError):
     """A query that is not known, or that DuckDB refused."""
 
 
+class ListedPrice(NamedTuple):
+    """A row of `prices`: what an hour of a whole machine costs, whoever had it."""
+
+    machine: str
+    provider: str
+    gpu: str | None  # None: a CPU machine
+    gpus: int
+    spot: bool
+    region: str | None
+    usd_per_hour: Decimal
+    as_of: str
+    source: str
+
+
 @dataclass(frozen=True, slots=True)
 class NamedQuery:
     name: str
@@ -112,9 +129,12 @@ class Answer:
 
 
 @contextmanager
-def open_ledger(runs: Path, only: Run | None = None, commented: bool = False) -> Iterator["duckdb.DuckDBPyConnection"]:
+def open_ledger(
+    runs: Path, only: Run | None = None, commented: bool = False, prices: Sequence[ListedPrice] = ()
+) -> Iterator["duckdb.DuckDBPyConnection"]:
     """All views, in memory: no lock, so it can be read while a run goes on. It reads the files of the runs, or those of
     the `only` run that is asked about, and nothing else. What each view and column is, it says if it is `commented`.
+    `prices` is what machines cost elsewhere.
 
     Raises:
         LedgerFault: DuckDB met an error of the disk or of the machine.
@@ -122,7 +142,7 @@ def open_ledger(runs: Path, only: Run | None = None, commented: bool = False) ->
     import duckdb
 
     with _explained(runs), duckdb.connect(":memory:") as ledger:
-        listed = _fill(ledger, runs, only)
+        listed = _fill(ledger, runs, only, prices)
         if commented:
             _comment(ledger)
         # The order matters: once external access is off no file can be added, and at last no setting can be changed.
@@ -133,19 +153,19 @@ def open_ledger(runs: Path, only: Run | None = None, commented: bool = False) ->
         yield ledger
 
 
-def write_ledger(runs: Path) -> Path:
+def write_ledger(runs: Path, prices: Sequence[ListedPrice] = ()) -> Path:
     """The same views as a file that any DuckDB client can open; made anew only where the runs have changed."""
     import duckdb
 
     file, aside = runs / FILE, runs / f".{FILE}.{os.getpid()}{WRITING}"
-    state = _state(runs)
+    state = _state(runs, prices)
     if file.exists() and _state_of(file) == state:
         return file
     _drop_unfinished(runs)
     with _explained(file):
         with duckdb.connect(str(aside)) as ledger:
             ledger.begin()
-            _fill(ledger, runs, None)
+            _fill(ledger, runs, None, prices)
             _comment(ledger)
             ledger.execute("CREATE TABLE ledger_state AS SELECT $state AS state", {"state": state})
             ledger.commit()
@@ -205,11 +225,16 @@ def _named(name: str, sql: str) -> NamedQuery:
     return NamedQuery(name, sql.splitlines()[0].removeprefix("--").strip(), sql)
 
 
-def _fill(ledger: "duckdb.DuckDBPyConnection", runs: Path, only: Run | None) -> list[str]:
+def _fill(
+    ledger: "duckdb.DuckDBPyConnection", runs: Path, only: Run | None, prices: Sequence[ListedPrice]
+) -> list[str]:
     """Make all tables and views; returns the files that they read."""
     ledger.execute("SET enable_progress_bar = false")  # a receipt goes to files and pipes as well
-    for statement in (RUNS, OVERHEADS, SEGMENTS, PREDICTIONS, SEARCHES, UNREADABLE):
+    for statement in (RUNS, OVERHEADS, SEGMENTS, PREDICTIONS, SEARCHES, PRICES, UNREADABLE):
         ledger.execute(statement)
+    if prices:
+        cells = ", ".join("(?, ?, ?, ?, ?, ?, ?, ?, ?)" for _ in prices)
+        ledger.execute(f"INSERT INTO prices VALUES {cells}", [cell for price in prices for cell in price])
     known = [only] if only else all_runs(runs) if runs.exists() else []
     parts: dict[str, list[tuple[str, str]]] = {view: [] for view in VIEW_SCHEMAS}
     for run in known:
@@ -276,10 +301,11 @@ def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
         segment.witness.check(segment.table)
         figure, name = segment.facts, segment.name
         place = (run.run_id, str(segment.table.resolve()), name.epoch, name.chain, name.number, figure["sealed_unix_s"])
-        rates = figure["rates"] or {}
+        rates, load = figure["rates"] or {}, figure["load"] or {"steps_s": 0.0}
+        full = tuple(load[name] / load["steps_s"] if load["steps_s"] else None for name in ("running_s", "kv_s"))
         measured = (rates.get("prefill_s_per_token"), rates.get("decode_s_per_token"))
         did = (figure["lane"], figure["engine"], figure["rows"], figure["seconds"])
-        _insert(ledger, "segments", (*place, *did, *measured))
+        _insert(ledger, "segments", (*place, *did, *measured, *full))
 
 
 def _insert(ledger: "duckdb.DuckDBPyConnection", table: str, row: tuple[Any, ...]) -> None:
@@ -352,13 +378,13 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _state(runs: Path) -> str:
+def _state(runs: Path, prices: Sequence[ListedPrice]) -> str:
     """Changes whenever a run gains a file that the views read, or another version would make other views."""
     read = [file for pattern in STAMPED for file in runs.glob(pattern)]
     read += [file for file in runs.glob("*/segments/*.json") if Name.of(file, MANIFEST)]
     marks = sorted((str(file.relative_to(runs)), file.stat().st_mtime_ns, file.stat().st_size) for file in read)
     ours = [files("serving.store").joinpath(name).read_text(encoding="utf-8") for name in ("views.sql", "columns.toml")]
-    return hashlib.sha256(json.dumps([marks, ours]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([marks, ours, prices], default=str).encode()).hexdigest()
 
 
 def _state_of(file: Path) -> str | None:

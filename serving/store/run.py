@@ -19,7 +19,7 @@ from serving.store.sealed import Corrupt, read_sealed, write_sealed
 from serving.store.segments import read_segments
 from serving.store.writer import Writer, holder_of, take
 
-FORMAT = 6
+FORMAT = 7
 LOCK_TRIES, LOCK_WAIT_S = 10, 0.02
 FACTS = ("format", "job", "fingerprint", "input", "models", "price", "created_unix_s")
 

@@ -32,7 +32,7 @@ MANIFEST, TABLE, JOURNAL = ".json", ".parquet", ".journal"
 FACTS = {
     "rows", "answered", "failed", "prompt_tokens", "completion_tokens", "computed_prompt_tokens",
     "computed_completion_tokens", "usd", "size_bytes", "sha256", "crc32s", "previous", "overheads", "lane", "seconds",
-    "rates", "engine", "recovers", "closes", "sealed_unix_s",
+    "rates", "load", "engine", "recovers", "closes", "sealed_unix_s",
 }  # fmt: skip
 
 
@@ -63,6 +63,7 @@ class Span:
     engine: str | None = None  # which start of which lane's engine; names its meter
     seconds: float = 0.0  # of engine time that the rows are charged for
     rates: dict[str, float] | None = None
+    load: dict[str, float] | None = None  # as serving.records.Load has it
     closes: tuple[str, ...] = ()  # meters whose loss is booked with this
 
     def to_frame(self) -> Frame:
@@ -72,6 +73,7 @@ class Span:
             "engine": self.engine,
             "seconds": self.seconds,
             "rates": self.rates,
+            "load": self.load,
             "closes": self.closes,
         }
         sink = pa.BufferOutputStream()
@@ -162,12 +164,14 @@ class Chain:
 
 def _joined(spans: list[Span]) -> dict[str, Any]:
     rates = [span.rates for span in spans if span.rates is not None]
+    loads = [span.load for span in spans if span.load is not None]
     return {
         "overheads": [_line(overhead) for span in spans for overhead in span.overheads],
         "lane": spans[-1].lane,
         "engine": spans[-1].engine,
         "seconds": sum(span.seconds for span in spans),
         "rates": rates[-1] if rates else None,  # they sum over all steps of an engine, so the last says all
+        "load": {name: sum(load[name] for load in loads) for name in loads[0]} if loads else None,
         "closes": [engine for span in spans for engine in span.closes],
     }
 

@@ -33,6 +33,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(module, "fitted", lambda evidence: None)
         monkeypatch.setattr(module, "unexplained", lambda evidence, times: now[0])
         monkeypatch.setattr(module, "_report", lambda known: ["a table"])
+        monkeypatch.setattr(module, "_ceilings", lambda work: [])
         work = SimpleNamespace(
             job=SimpleNamespace(engine=SimpleNamespace(kind="vllm"), lanes={"full": LANE}),
             limits=SimpleNamespace(stop=lambda: False),

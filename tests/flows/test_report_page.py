@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,15 @@ from flows.receipt import Receipt
 from flows.report.advice import advice_for
 from flows.report.figures import figures_of
 from flows.report.page import page, write_page
+from flows.report.roofline import roofline_of
+from serving.engines.ceilings import Ceilings, keep
+from serving.engines.machine import this_machine
+from serving.environment import STATE
 from serving.store.ledger import ask, open_ledger
 from serving.store.verify import verify
 from tests.flows.test_lane import Bench
 
+MODEL = Path(__file__).parents[2] / "models" / "smollm2-135m-instruct"
 HOSTILE = [
     "<script>alert(1)</script>",
     "</pre><img src=x onerror=alert(1)>",
@@ -96,6 +102,37 @@ def test_every_chart_is_drawn_in_the_pages_own_colours(bench: Callable[..., Benc
     drawn = re.findall(r"<svg.*?</svg>", text, flags=re.S)
     assert not [colour for svg in drawn for colour in re.findall(r"#[0-9a-f]{6}\b", svg) if colour.startswith("#1111")]
     assert all("var(--" in svg for svg in drawn)
+
+
+def test_a_run_whose_engine_shows_its_load_stands_under_the_roofline(
+    bench: Callable[..., Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = figures_of(bench([f"prompt {row}" for row in range(40)]).run().run)
+    assert figures.roofline is None  # the double computes nothing
+    lane = {"lane": "full", "model": str(MODEL), "prompt_tokens": 60.0, "output_tokens": 20.0,
+            "prefill_s_per_token": 0.002, "decode_s_per_token": 0.01, "running": 12.0}  # fmt: skip
+    facts = {**figures.facts, "machine": {"dtype": "float32"}}
+    monkeypatch.setenv(STATE, str(tmp_path / "state"))
+    assert roofline_of(facts, [lane]) is None  # nothing is known of this machine
+    keep(Ceilings(1.2e11, 1.8e10, "measured 2026-11-26"), this_machine(), "float32")
+    found = roofline_of(facts, [lane])
+    if this_machine().has_gpu:
+        return
+    assert found is not None
+    assert [spot.name for spot in found.spots] == ["full: prefill", "full: decode"]
+    shares = [spot.flop_s / min(1.2e11, spot.flop_per_byte * 1.8e10) for spot in found.spots]
+    assert all(0 < share < 2 for share in shares)
+    text = page(replace(figures, roofline=found))
+    assert "measured 2026-11-26" in text
+    assert "full: decode, " in text
+
+
+def test_a_model_that_is_gone_leaves_the_roofline_out() -> None:
+    lane = {"lane": "full", "model": "no/such/folder"}
+    assert (
+        roofline_of({"machine": {"dtype": "float32"}, "job": {"engine": {"max_num_batched_tokens": 2048}}}, [lane])
+        is None
+    )
 
 
 def advice(receipt: Receipt) -> dict[str, Any]:

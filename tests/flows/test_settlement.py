@@ -13,7 +13,7 @@ from flows import settlement as settlement_module
 from flows.members import Members
 from flows.open import Work
 from flows.settlement import Settlement, book_the_past, usd_of_usage
-from serving.records import Choice, Completion, EngineDied, Failure, Overhead, Rates, Request, Usage
+from serving.records import Choice, Completion, EngineDied, Failure, Load, Overhead, Rates, Request, Usage
 from serving.store.durable import DISK, DiskFault
 from serving.store.meter import Meter
 from serving.store.schemas import requests_from
@@ -34,6 +34,7 @@ class Showing:
     """An engine that shows these rates, and is fed by hand."""
 
     rates: Rates | None = None
+    load: Load | None = None
 
     def run(self, requests: Iterator[Request]) -> Iterator[Completion]:
         raise AssertionError("it is fed by hand")
@@ -202,6 +203,21 @@ def test_what_is_durable_is_no_longer_in_flight(opened: Open) -> None:
 def test_tokens_cost_nothing_where_time_is_billed(opened: Open) -> None:
     with opened("one") as work:
         assert usd_of_usage(work, "full", Usage(3, 2)) == 0
+
+
+def test_how_full_an_engine_was_is_kept_from_one_commit_to_the_next(opened: Open) -> None:
+    with opened("one", "two") as work:
+        with settling(work) as made:
+            assert isinstance(made.engine, Showing)
+            for row, steps_s in enumerate((2.0, 5.0)):
+                made.engine.load = Load(steps_s, running_s=10 * steps_s, kv_s=0.5 * steps_s)
+                made.add(answered(row))
+                made.seal()
+        loads = [segment.facts["load"] for segment in read_segments(work.run.segments) if segment.facts["rows"]]
+    assert loads == [
+        {"steps_s": 2.0, "running_s": 20.0, "kv_s": 1.0},
+        {"steps_s": 3.0, "running_s": 30.0, "kv_s": 1.5},
+    ]
 
 
 def test_the_rates_that_an_engine_shows_are_kept(opened: Open) -> None:

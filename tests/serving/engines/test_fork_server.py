@@ -150,6 +150,16 @@ def test_a_server_that_was_killed_is_started_again(fork: Callable[..., tuple[For
     assert again != server
 
 
+def test_nothing_that_an_engine_leaves_lying_about_stays(worker: Path, tmp_path: Path) -> None:
+    with ForkServers() as servers:
+        forked, server = asked(servers.of(None, os.environ, tmp_path), "live", tmp_path / "log")
+        environment = Path(f"/proc/{server}/environ").read_bytes().split(b"\0")
+        [scratch] = [Path(line.removeprefix(b"TMPDIR=").decode()) for line in environment if line[:7] == b"TMPDIR="]
+        (scratch / "vllm_dist_0").touch()
+        forked.end()
+    assert not scratch.exists()
+
+
 PARENT = """
 import json, os, sys
 from pathlib import Path
