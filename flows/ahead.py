@@ -10,7 +10,7 @@ from flows.members import Rows, pending_rows
 from flows.open import Work
 from flows.pace import Ahead
 from flows.requests import output_tokens, requests_of
-from serving.engines.measured import what_is_known
+from serving.engines.measured import Measured, what_is_known
 from serving.records import Lane
 
 
@@ -21,7 +21,11 @@ def ahead_of(work: Work, lane: Lane, pending: Rows, start_up_s: float) -> Ahead:
     forecast = all(name in work.expected_s for name in others)
     later_s = sum(work.expected_s[name] if forecast else start_up_s for name in others)
     here = pending if forecast else np.unique(np.concatenate([pending, *others.values()]))
-    return Ahead(*_requests(work, here), later_s, _earlier_lengths(work, lane))
+    slots = work.job.engine.max_num_seqs * work.job.engine.data_parallel
+    known = what_is_known(engine_of(work, lane)) if work.job.engine.kind == "vllm" else None
+    if known is None:
+        return Ahead(*_requests(work, here), later_s, slots)
+    return Ahead(*_requests(work, here), later_s, slots, known.evidence, _earlier_lengths(work, known))
 
 
 def _requests(work: Work, rows: Rows) -> tuple[Counter[int], int | None]:
@@ -36,10 +40,9 @@ def _requests(work: Work, rows: Rows) -> tuple[Counter[int], int | None]:
     return by_most, tokens
 
 
-def _earlier_lengths(work: Work, lane: Lane) -> dict[int, Counter[int]]:
-    """Of answers that this lane's engine gave to this input before, by the most tokens that each could have had."""
+def _earlier_lengths(work: Work, known: Measured) -> dict[int, Counter[int]]:
+    """Of answers to this input before, by the most tokens that each could have had."""
     found: defaultdict[int, Counter[int]] = defaultdict(Counter)
-    if work.job.engine.kind == "vllm" and (known := what_is_known(engine_of(work, lane))) is not None:
-        for _, most, tokens in known.lengths.get(work.facts["input"]["sha256"], ()):
-            found[most][tokens] += 1
+    for _, most, tokens in known.lengths.get(work.facts["input"]["sha256"], ()):
+        found[most][tokens] += 1
     return found

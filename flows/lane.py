@@ -126,7 +126,8 @@ def _answer(
             for row, tokens in engine.under_way.items()
             if row in settlement.in_flight
         ]
-        return Now(work.limits.running_usd, spent.prompt_tokens, spent.completion_tokens, engine.rates, under_way)
+        tokens = spent.prompt_tokens, spent.completion_tokens
+        return Now(work.limits.running_usd, *tokens, engine.rates, under_way, engine.evidence)
 
     work.progress.begin(ahead_of(work, settlement.lane, pending, start_up_s))
     try:

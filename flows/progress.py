@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_S = 10.0
-DRAWN_EVERY_S = 0.1
+DRAWN_EVERY_S = 0.5
 NOTED_EVERY_S = 1.0
 NARROW = 0.1  # of the time left: an interval that is narrower is not worth its words
 

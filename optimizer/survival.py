@@ -20,17 +20,25 @@ class Lengths:
     tokens so far of each that is under way."""
 
     def __init__(self, finished: Mapping[int, int], ages: Sequence[int], most: int) -> None:
+        self.most = most
         self._bin_tokens = -(-most // BINS)
         counted = Counter[int]()
         for length, count in finished.items():
             counted[-(-length // self._bin_tokens)] += count
         passing = survival(counted, [age // self._bin_tokens for age in ages], -(-most // self._bin_tokens))
-        self._beyond = mean_beyond(passing)
+        self._passing, self._beyond = passing, mean_beyond(passing)
         self.deviation = self._bin_tokens * deviation(passing)  # tokens
 
     def beyond(self, age: int) -> float:
         """How many tokens one that has so many is still expected to get."""
         return self._bin_tokens * float(self._beyond[min(age // self._bin_tokens, len(self._beyond) - 1)])
+
+    def drawn(self, chance: float, age: int) -> float:
+        """How many tokens more it gets than `age`, if `chance` of those that come so far get no more."""
+        at = min(age // self._bin_tokens, len(self._passing) - 1)
+        left = self._passing[at] * (1 - chance)
+        place = int(np.searchsorted(-self._passing[at:], -left))  # the first that at most so many pass
+        return float(self._bin_tokens * place)
 
 
 def survival(finished: Mapping[int, int], ages: Sequence[int], most: int) -> Floats:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from flows import pace as paces
 from flows.pace import Ahead, Now, Pace, UnderWay
 from flows.progress import in_words, standing
-from serving.records import Rates, Usage
+from optimizer.planner.own_steps import StepTimes
+from serving.records import Rates, StepEvidence, Usage
 
 RATES = Rates(prefill_s_per_token=0.001, decode_s_per_token=0.02)
 
@@ -201,3 +202,39 @@ def test_it_is_said_in_rows_tokens_time_and_money(clock: Clock) -> None:
     told = in_words(standing(pace, now(200, 20), Decimal("5.00")))
     assert told.startswith("20/100 rows, 22 tokens/s, some 40 s")
     assert told.endswith("$0.100000 of $5.00")
+
+
+STEPS = StepTimes(0.06, 0.002, 0.0, 0.003, 0.000005)
+
+
+def evidence(totals: Sequence[float]) -> StepEvidence:
+    """Of steps that took just what they should."""
+    return StepEvidence(STEPS.of(totals), tuple(totals), (1.0,) * 15)
+
+
+def told_by_steps(monkeypatch: pytest.MonkeyPatch, clock: Clock, known: StepEvidence | None, slower: float) -> float:
+    """Of 100 requests of 50 tokens, ten at once, 40 are done: 300 steps are left, of 10 sequences each."""
+    monkeypatch.setattr(paces, "fitted", lambda evidence: STEPS)
+    pace = Pace()
+    clock.now = 0.0
+    pace.begin(Ahead(Counter({50: 100}), 100 * 20, slots=10, known=known))
+    clock.now = 10.0
+    for _ in range(40):
+        pace.advance(1, Usage(20, 50), 50)
+    done = evidence((200.0, 800.0, 0.0, 2000.0, 2000 * 45.0))
+    done = StepEvidence(done.seconds * slower, done.totals, done.products)
+    found = pace.left_s(Now(Decimal(0), 800, 2000, RATES, [], done))
+    assert found is not None
+    return found.value
+
+
+def test_where_steps_are_seen_the_rest_is_what_its_steps_take(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    rest = STEPS.of((300.0, 1200.0, 0.0, 3000.0, 3000 * 45.0))
+    assert told_by_steps(monkeypatch, clock, None, 1.0) == pytest.approx(rest, rel=0.01)
+    assert told_by_steps(monkeypatch, clock, None, 1.5) == pytest.approx(1.5 * rest, rel=0.01)
+
+
+def test_what_earlier_runs_took_holds_a_few_slow_steps_in_check(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    rest = STEPS.of((300.0, 1200.0, 0.0, 3000.0, 3000 * 45.0))
+    known = evidence((1000.0, 0.0, 0.0, 10_000.0, 0.0))
+    assert rest < told_by_steps(monkeypatch, clock, known, 2.0) < 1.9 * rest

@@ -64,3 +64,13 @@ def test_long_limits_are_told_as_well_as_short_ones(most: int) -> None:
     assert told.beyond(most // 2) == pytest.approx(most / 4, rel=0.1)
     assert told.beyond(2 * most) == 0
     assert told.deviation == pytest.approx(np.std(lengths), rel=0.01)
+
+
+@given(lengths=LENGTHS, age=st.integers(0, 59), chance=st.floats(0, 0.999))
+def test_what_is_drawn_ends_within_the_limit_and_has_the_mean_that_is_told(
+    lengths: list[int], age: int, chance: float
+) -> None:
+    told = Lengths(Counter(lengths), [], 60)
+    assert 0 <= told.drawn(chance, age) <= 60 - age
+    drawn = [told.drawn((place + 0.5) / 600, 0) for place in range(600)]
+    assert np.mean(drawn) == pytest.approx(told.beyond(0), abs=0.2)
