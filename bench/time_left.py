@@ -49,6 +49,9 @@ class Watched(Silent):
     def begin(self, ahead: Ahead) -> None:
         self.pace.begin(ahead)
 
+    def more(self, ahead: Ahead) -> None:
+        self.pace.more(ahead)
+
     def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
         self.pace.advance(rows, usage, most_tokens)
         self.ended_s = time.monotonic()

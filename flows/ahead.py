@@ -28,6 +28,11 @@ def ahead_of(work: Work, lane: Lane, pending: Rows, start_up_s: float) -> Ahead:
     return Ahead(*_requests(work, here), later_s, slots, known.evidence, _earlier_lengths(work, known))
 
 
+def more_of(work: Work, rows: Rows) -> Ahead:
+    """Rows that the engine which runs is to answer as well."""
+    return Ahead(*_requests(work, rows))
+
+
 def _requests(work: Work, rows: Rows) -> tuple[Counter[int], int | None]:
     """How many they are, by the most tokens that each may put out, and the tokens of their prompts."""
     by_most: Counter[int] = Counter()

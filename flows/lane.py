@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.ahead import ahead_of
+from flows.ahead import ahead_of, more_of
 from flows.asking import Asking
 from flows.candidates import levers
 from flows.certify import certify, certify_lane, look_on, to_judge, tried
@@ -218,6 +218,7 @@ def _uncertified(work: Work, settlement: Settlement) -> Iterator[Rows]:
             told |= certify_lane(work, lane, ask)
         if not told or not len(rows := pending_rows(work, settlement.lane)):
             break
+        work.progress.more(more_of(work, rows))
         yield rows
     again: list[Tried] = []
     if work.limits.stop() or not settlement.complete or len(pending_rows(work, settlement.lane)):

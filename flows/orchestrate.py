@@ -108,7 +108,7 @@ class Published:
         self._rows = self._done = 0
         self._told_s = time.monotonic()
         self._artifact: Any = create_progress_artifact(0.0, key="progress", description=f"Rows of {run_id}")
-        self.say, self.begin = shown.say, shown.begin
+        self.say, self.begin, self.more = shown.say, shown.begin, shown.more
 
     def start(self, rows: int, done: int) -> None:
         self._rows, self._done = rows, done

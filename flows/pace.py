@@ -90,6 +90,13 @@ class Pace:
         self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
         self._drafted = False
 
+    def more(self, ahead: Ahead) -> None:
+        """The same engine is to run these as well."""
+        for most, requests in ahead.requests.items():
+            self._left[_kind(most)] += requests
+        if self.prompt_tokens_left is not None and ahead.prompt_tokens is not None:
+            self.prompt_tokens_left += ahead.prompt_tokens
+
     def advance(self, rows: int, usage: Usage, most_tokens: int) -> None:
         self.done += rows
         kind = _kind(most_tokens)

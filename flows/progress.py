@@ -33,6 +33,9 @@ class Progress(Protocol):
     def begin(self, ahead: Ahead) -> None:
         """An engine is ready."""
 
+    def more(self, ahead: Ahead) -> None:
+        """It is to run these as well."""
+
     def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
         """So many rows more are answered, by one request of `usage` that could have put out `most_tokens`; `tell` tells
         how things stand, if asked."""
@@ -48,6 +51,9 @@ class Silent:
         pass
 
     def begin(self, ahead: Ahead) -> None:
+        pass
+
+    def more(self, ahead: Ahead) -> None:
         pass
 
     def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
@@ -73,6 +79,9 @@ class Lines:
 
     def begin(self, ahead: Ahead) -> None:
         self._pace.begin(ahead)
+
+    def more(self, ahead: Ahead) -> None:
+        self._pace.more(ahead)
 
     def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
         self._pace.advance(rows, usage, most_tokens)
@@ -193,6 +202,10 @@ class Noted:
     def begin(self, ahead: Ahead) -> None:
         self._pace.begin(ahead)
         self._shown.begin(ahead)
+
+    def more(self, ahead: Ahead) -> None:
+        self._pace.more(ahead)
+        self._shown.more(ahead)
 
     def advance(self, rows: int, usage: Usage, most_tokens: int, tell: Tell) -> None:
         self._pace.advance(rows, usage, most_tokens)

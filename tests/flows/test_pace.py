@@ -152,6 +152,18 @@ def test_lanes_that_come_later_are_counted_as_they_were_forecast(clock: Clock) -
     assert found.value == pytest.approx(110)
 
 
+def test_rows_that_come_to_it_while_it_runs_are_left_as_well(clock: Clock) -> None:
+    pace = Pace()
+    pace.begin(ahead(10, 100))
+    clock.now = 10
+    for _ in range(10):
+        pace.advance(1, Usage(10, 5), MOST)
+    pace.more(ahead(30, 300))
+    found = pace.left_s(now(100, 50))
+    assert found is not None
+    assert found.value == pytest.approx(30)
+
+
 @settings(deadline=None, max_examples=50)
 @given(done=st.integers(8, 500), left=st.integers(0, 500), seconds=st.floats(1, 1e5), output=st.integers(1, 100))
 def test_what_is_left_is_what_it_took_so_far_for_what_is_left(
