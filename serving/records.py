@@ -5,7 +5,7 @@ What there is one of for every row is a msgspec.Struct: as frozen as a frozen da
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
@@ -165,14 +165,20 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How full an engine was: each figure of a step, times the seconds that the step took, summed over its steps."""
+    """What an engine's steps did, summed over them: those that only decode apart from those with prompts in them."""
 
-    steps_s: float = 0.0  # the seconds alone
-    running_s: float = 0.0  # sequences that ran
-    kv_s: float = 0.0  # share of the KV cache's blocks that were in use
+    decode_s: float = 0.0
+    decode_steps: float = 0.0
+    decode_tokens: float = 0.0
+    mixed_s: float = 0.0
+    mixed_steps: float = 0.0
+    mixed_prefill: float = 0.0  # tokens of prompts, and
+    mixed_decode: float = 0.0  # put out
+    running_s: float = 0.0  # sequences that ran, times the seconds of the step
+    kv_s: float = 0.0  # share of the KV cache's blocks that were in use, times the same
 
     def since(self, before: "Load") -> "Load":
-        return Load(self.steps_s - before.steps_s, self.running_s - before.running_s, self.kv_s - before.kv_s)
+        return Load(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

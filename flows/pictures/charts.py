@@ -80,13 +80,12 @@ def cache(spans: Sequence[Row]) -> str:
         edges = [0.0]
         for span in spans:
             edges.append(edges[-1] + span["seconds"])
-        for name, told, colour in (("found_share", "of prompt tokens, found", GREEN), ("kv_share", "in use", BLUE)):
+        told = (("found_share", "of prompt tokens, found", GREEN, 1.0), ("kv_share", "of blocks, in use", BLUE, 0.0))
+        for name, said, colour, place in told:
             shares = [math.nan if span[name] is None else 100 * span[name] for span in spans]
             axes.stairs(shares, edges, color=colour, linewidth=1.8, baseline=None)
-            seen = [(edge, share) for edge, share in zip(edges[1:], shares, strict=True) if not math.isnan(share)]
-            if seen:
-                axes.annotate(told, seen[-1], xytext=(-2, 4), textcoords="offset points", ha="right", color=colour)
-        axes.set(xlim=(0, edges[-1]), ylim=(0, 112))
+            axes.text(place, 1, said, ha="right" if place else "left", va="top", color=colour, transform=axes.transAxes)
+        axes.set(xlim=(0, edges[-1]), ylim=(0, 125))
         axes.set_yticks([0, 50, 100])
         _axes(axes, "seconds of engine time", "percent")
 
@@ -101,32 +100,28 @@ def roofline(flop_s: float, bytes_s: float, spots: Sequence[tuple[str, float, fl
         from matplotlib.ticker import EngFormatter, FuncFormatter
 
         ridge = flop_s / bytes_s
-        across = [spot[1] for spot in spots]
-        left, right = min(*across, ridge) / 3, max(*across, ridge) * 6
-        axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(min(spot[2] for spot in spots) / 3, flop_s * 3))
+        across = [ridge, *(spot[1] for spot in spots)]
+        left, right = min(across) / 4, max(across) * 4
+        bottom = min(left * bytes_s, *(spot[2] for spot in spots)) / 3
+        axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, flop_s * 2))
         axes.plot([left, ridge, right], [left * bytes_s, flop_s, flop_s], color=INK, linewidth=2, zorder=2)
-        axes.plot([ridge, ridge], [axes.get_ylim()[0], flop_s], color=QUIET, linewidth=1, linestyle=":", zorder=1)
-        axes.text(right, flop_s * 1.15, f"{_engineering(flop_s)}FLOP/s", ha="right", color=INK)
-        axes.text(ridge, axes.get_ylim()[0] * 1.15, f" {ridge:.0f} FLOP/byte", color=QUIET)
-        axes.text(left * 1.1, left * bytes_s * 1.8, f"{_engineering(bytes_s)}B/s", color=INK)
-        for name, x, y in spots:
+        axes.plot([ridge, ridge], [bottom, flop_s], color=QUIET, linewidth=1, linestyle=":", zorder=1)
+        below: list[tuple[float, float]] = []
+        for name, x, y in sorted(spots, key=lambda spot: -spot[2]):
             colour, marker = (VERMILLION, "D") if name.endswith("prefill") else (BLUE, "o")
-            share = y / min(flop_s, x * bytes_s)
             axes.plot([x], [y], marker=marker, color=colour, markersize=6.5, zorder=4)
-            side, shift = ("right", -7) if x > ridge else ("left", 7)
-            axes.annotate(f"{name}, {share:.0%}", (x, y), xytext=(shift, -11), textcoords="offset points", ha=side,
-                          color=colour)  # fmt: skip
+            near = sum(1 for other in below if max(other[1], y) < 2 * min(other[1], y))  # each a line further down
+            side, shift = ("right", -7) if x > math.sqrt(left * right) else ("left", 7)
+            said = f"{name}, {y / min(flop_s, x * bytes_s):.0%}"
+            axes.annotate(
+                said, (x, y), xytext=(shift, -12 - 12 * near), textcoords="offset points", ha=side, color=colour
+            )
+            below.append((x, y))
         _axes(axes, "FLOP for each byte moved", "FLOP/s")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_formatter(EngFormatter(places=0, sep=" "))
 
     return _drawn("roofline", 3.0, draw)
-
-
-def _engineering(value: float) -> str:
-    from matplotlib.ticker import EngFormatter
-
-    return EngFormatter(places=0, sep=" ")(value)
 
 
 def lengths(bins: Sequence[Row], of: str) -> str:

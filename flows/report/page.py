@@ -14,6 +14,7 @@ from flows.receipt import LEAST_SHOWN_USD, Receipt
 from flows.report.advice import advice_for
 from flows.report.figures import Figures, figures_of, settings_of
 from flows.terminal import printable
+from serving.engines.ceilings import Ceilings
 from serving.store.durable import make_folder, write_bytes
 from serving.store.run import Run
 
@@ -54,7 +55,7 @@ def _told(figures: Figures) -> dict[str, Any]:
         "certificates": figures.certificates,
         "judge": facts["job"]["quality"]["judge"],
         "speculation": figures.speculation,
-        "ceilings_of": figures.roofline.ceilings.said_by if figures.roofline else None,
+        "ceilings_of": _ceilings(figures.roofline.ceilings) if figures.roofline else None,
         "refused": [_shown(row) for row in figures.refused],
         "failed": [_shown(row) for row in figures.failed],
         "environment": _environment(facts),
@@ -148,6 +149,10 @@ def _price(facts: dict[str, Any]) -> str:
     else:
         told = f"${facts['input_usd_per_mtok']} for a million tokens in, ${facts['output_usd_per_mtok']} out"
     return f"{told} ({', '.join(dict.fromkeys((facts['source'], facts['as_of'])))})"
+
+
+def _ceilings(of: Ceilings) -> str:
+    return f"{of.flop_s / 1e9:,.0f} GFLOP/s and {of.bytes_s / 1e9:,.1f} GB/s, {of.said_by}"
 
 
 def _environment(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -13,20 +13,21 @@ from serving.engines.ceilings import Ceilings, kept
 from serving.engines.machine import Machine, this_machine
 from serving.models.folder import BadModelFolder, ModelFolder
 from serving.models.shape import shape_of
+from serving.records import Load
 
 # Bytes of a weight with its scales, by how a folder's precision begins; others are as wide as what is computed in.
 WEIGHT_BYTES = {"w8": 1.0, "fp8": 1.0, "int8": 1.0, "w4": 0.53, "awq": 0.53, "gptq": 0.53}
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# By lane: what its mean row used, what a token took, and how many sequences ran at once, the mean over its time.
-RAN = """
-WITH load AS (
-    SELECT lane, sum(running * seconds) / sum(seconds) AS running FROM segments
-    WHERE run_id = $run AND running IS NOT NULL AND seconds > 0 GROUP BY lane
+# By lane: what its mean row used, and what its steps did.
+STEPS = ("decode_s", "decode_steps", "decode_tokens", "mixed_s", "mixed_steps", "mixed_prefill", "mixed_decode")
+RAN = f"""
+WITH steps AS (
+    SELECT lane, {", ".join(f"sum({name}) AS {name}" for name in STEPS)} FROM segments
+    WHERE run_id = $run AND decode_s IS NOT NULL GROUP BY lane
 )
-SELECT lane, model, prompt_tokens / rows_run AS prompt_tokens, completion_tokens / rows_run AS output_tokens,
-       prefill_s_per_token, decode_s_per_token, running
-FROM lanes JOIN lane_rates USING (run_id, lane) JOIN load USING (lane)
-WHERE run_id = $run AND rows_run > 0 ORDER BY lane
+SELECT lanes.lane, model, prompt_tokens / rows_run AS prompt_tokens, completion_tokens / rows_run AS output_tokens,
+       {", ".join(STEPS)}
+FROM lanes JOIN steps USING (lane) WHERE run_id = $run AND rows_run > 0 ORDER BY lanes.lane
 """
 
 
@@ -43,17 +44,12 @@ def roofline_of(facts: dict[str, Any], lanes: Sequence[dict[str, Any]]) -> Roofl
         return None
     machine = this_machine()
     ceilings = _of_gpu(machine, facts) if machine.has_gpu else kept(machine, dtype)
-    step_tokens = facts["job"]["engine"]["max_num_batched_tokens"]
-    found = [
-        spot
-        for lane in lanes
-        if (ran := _ran(lane, NUMBER_BYTES[dtype], step_tokens)) is not None
-        for spot in spots(ran)
-    ]
+    ran = [one for lane in lanes if (one := _ran(lane, NUMBER_BYTES[dtype])) is not None]
+    found = [spot for one in ran for spot in spots(one)]
     return Roofline(ceilings, tuple(found)) if ceilings and found else None
 
 
-def _ran(lane: dict[str, Any], number_bytes: int, step_tokens: int) -> LaneRan | None:
+def _ran(lane: dict[str, Any], number_bytes: int) -> LaneRan | None:
     """None where the model is not there any more."""
     try:
         model = ModelFolder.open(Path(lane["model"]))
@@ -61,10 +57,8 @@ def _ran(lane: dict[str, Any], number_bytes: int, step_tokens: int) -> LaneRan |
     except BadModelFolder:
         return None
     width = next((size for name, size in WEIGHT_BYTES.items() if model.precision.startswith(name)), float(number_bytes))
-    return LaneRan(
-        lane["lane"], shape, width, number_bytes, lane["prefill_s_per_token"], lane["decode_s_per_token"],
-        lane["running"], lane["prompt_tokens"], lane["output_tokens"], step_tokens,
-    )  # fmt: skip
+    load = Load(**{name: lane[name] for name in STEPS})
+    return LaneRan(lane["lane"], shape, width, number_bytes, load, lane["prompt_tokens"], lane["output_tokens"])
 
 
 def _of_gpu(machine: Machine, facts: dict[str, Any]) -> Ceilings | None:

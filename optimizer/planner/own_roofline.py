@@ -1,5 +1,6 @@
 """Where a run's lanes stood under the roofline of the machine that they ran on: what their steps computed and moved,
-counted as in `optimizer.planner.work`, over what a token took by the engine's own clock."""
+counted as in `optimizer.planner.work`, over what they took by the engine's own clock. A step with prompts in it is
+taken as it was, with what it put out beside: what of its time was the prompts' nobody can tell."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 from optimizer.planner.weights import weights_of
 from serving.engine_config import ModelShape
+from serving.records import Load
 
 
 class Spot(NamedTuple):
@@ -21,57 +23,48 @@ class LaneRan:
     shape: ModelShape
     weight_bytes: float  # of a weight in the layers
     number_bytes: int  # of a number in the head and in the KV cache
-    prefill_s_per_token: float
-    decode_s_per_token: float
-    running: float  # sequences at once, the mean over its time
+    load: Load  # all that its steps did
     prompt_tokens: float  # of a prompt, the mean
     output_tokens: float  # of an answer
-    step_tokens: int  # of prompts, that a step computes at the most
 
 
 def spots(ran: LaneRan) -> list[Spot]:
-    """Its prefill, in steps as full as they may be, and its decode, with as many sequences as ran in the mean. What was
-    not measured is left out."""
+    """Its steps with prompts in them, and those that only decode; what it had none of is left out."""
+    load, context = ran.load, ran.prompt_tokens + ran.output_tokens / 2
     found = []
-    if ran.prefill_s_per_token > 0 and ran.prompt_tokens > 0:
-        flops, moved = _prefill(ran)
-        found.append(Spot(f"{ran.lane}: prefill", flops / moved, flops / (ran.step_tokens * ran.prefill_s_per_token)))
-    if ran.decode_s_per_token > 0 and ran.running > 0:
-        flops, moved = _decode(ran)
-        found.append(Spot(f"{ran.lane}: decode", flops / moved, flops / (ran.running * ran.decode_s_per_token)))
+    if load.mixed_s > 0 and load.mixed_steps > 0:
+        flops = _flops(ran, load.mixed_prefill, ran.prompt_tokens / 2, load.mixed_prefill / max(1.0, ran.prompt_tokens))
+        flops += _flops(ran, load.mixed_decode, context, load.mixed_decode)
+        moved = _read(ran, load.mixed_steps, load.mixed_prefill + load.mixed_decode)
+        moved += _cache_bytes(ran, load.mixed_prefill + load.mixed_decode * context)
+        found.append(Spot(f"{ran.lane}: prefill", flops / moved, flops / load.mixed_s))
+    if load.decode_s > 0 and load.decode_steps > 0:
+        flops = _flops(ran, load.decode_tokens, context, load.decode_tokens)
+        moved = _read(ran, load.decode_steps, load.decode_tokens) + _cache_bytes(ran, load.decode_tokens * context)
+        found.append(Spot(f"{ran.lane}: decode", flops / moved, flops / load.decode_s))
     return found
 
 
-def _prefill(ran: LaneRan) -> tuple[float, float]:
-    """FLOPs and bytes of a step. A token looks back at a half of its prompt; the head is passed by its last token."""
-    a_token = 2 * _passed(ran.shape) + _attention(ran.shape) * ran.prompt_tokens / 2
-    a_token += 2 * weights_of(ran.shape).head / ran.prompt_tokens
-    written = ran.shape.kv_bytes_per_token(ran.number_bytes)
-    return ran.step_tokens * a_token, _read(ran, ran.step_tokens) + ran.step_tokens * written
-
-
-def _decode(ran: LaneRan) -> tuple[float, float]:
-    context = ran.prompt_tokens + ran.output_tokens / 2
-    a_token = 2 * (_passed(ran.shape) + weights_of(ran.shape).head) + _attention(ran.shape) * context
-    looked_at = ran.running * context * ran.shape.kv_bytes_per_token(ran.number_bytes)
-    return ran.running * a_token, _read(ran, ran.running) + looked_at
-
-
-def _passed(shape: ModelShape) -> float:
-    """Weights in the layers that a token is multiplied with."""
-    weights = weights_of(shape)
-    share = shape.experts_per_token / shape.experts if shape.experts else 0.0
-    return weights.linear + weights.experts * share
-
-
-def _attention(shape: ModelShape) -> float:
-    """FLOPs for each token that is looked back at: scores, and sums over values."""
-    return 4.0 * shape.layers * shape.heads * shape.head_dim
-
-
-def _read(ran: LaneRan, tokens: float) -> float:
-    """Bytes of weights that a step reads; of routed experts those that some token passes."""
+def _flops(ran: LaneRan, tokens: float, looked_at: float, heads: float) -> float:
+    """Of tokens that look back at so many each; `heads` of them are passed through the head, which finds the next."""
     weights, shape = weights_of(ran.shape), ran.shape
-    share = shape.experts_per_token / shape.experts if shape.experts else 0.0
-    touched = 1 - math.pow(1 - share, tokens)
-    return (weights.linear + weights.experts * touched) * ran.weight_bytes + weights.head * ran.number_bytes
+    attention = 4.0 * shape.layers * shape.heads * shape.head_dim  # scores, and sums over values
+    passed = weights.linear + weights.experts * _share(shape)
+    return tokens * (2 * passed + attention * looked_at) + heads * 2 * weights.head
+
+
+def _read(ran: LaneRan, steps: float, tokens: float) -> float:
+    """Bytes of weights; of routed experts those that some token of a step passes."""
+    weights = weights_of(ran.shape)
+    touched = 1 - math.pow(1 - _share(ran.shape), tokens / steps)
+    layers = (weights.linear + weights.experts * touched) * ran.weight_bytes
+    return steps * (layers + weights.head * ran.number_bytes)
+
+
+def _cache_bytes(ran: LaneRan, tokens: float) -> float:
+    return tokens * ran.shape.kv_bytes_per_token(ran.number_bytes)
+
+
+def _share(shape: ModelShape) -> float:
+    """Of the experts, that a token passes."""
+    return shape.experts_per_token / shape.experts if shape.experts else 0.0

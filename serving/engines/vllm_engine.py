@@ -4,7 +4,7 @@ import select
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -116,7 +116,7 @@ class VllmEngine:
     @property
     def load(self) -> Load | None:
         sums = self._sums
-        return Load(sums["decode_s"] + sums["mixed_s"], sums["running_s"], sums["kv_s"]) if sums else None
+        return Load(**{part.name: sums[part.name] for part in fields(Load)}) if sums else None
 
     @property
     def _sums(self) -> Counter[str]:

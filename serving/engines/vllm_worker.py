@@ -30,7 +30,18 @@ PARTS = 5  # of what a step computes, see _parts
 SUMS = 1 + PARTS + PARTS * (PARTS + 1) // 2
 VERSION, EVIDENCE = struct.Struct("<Q"), struct.Struct(f"<Q{SUMS}d")
 UNDER_WAY_EVERY_S = 1.0
-SUMMED = ("decode_s", "decode_tokens", "mixed_s", "mixed_prefill", "mixed_decode", "running_s", "kv_s")
+# As serving/records.py reads them, Load.
+SUMMED = (
+    "decode_s",
+    "decode_steps",
+    "decode_tokens",
+    "mixed_s",
+    "mixed_steps",
+    "mixed_prefill",
+    "mixed_decode",
+    "running_s",
+    "kv_s",
+)
 INSIDE = "GRISTMILL_INSIDE"  # the variable that tells processes that vLLM begins what is to hold in them as well
 DESCRIPTORS = 6  # of an order: what becomes of the process, its log, requests, answers, the leash, the page of steps
 
@@ -173,9 +184,9 @@ class StepMeter:
 
     def add_step(self, seconds: float) -> None:
         if self._prefill == 0 and self._decode:
-            self._add(decode_s=seconds, decode_tokens=self._decode)
+            self._add(decode_s=seconds, decode_steps=1, decode_tokens=self._decode)
         else:
-            self._add(mixed_s=seconds, mixed_prefill=self._prefill, mixed_decode=self._decode)
+            self._add(mixed_s=seconds, mixed_steps=1, mixed_prefill=self._prefill, mixed_decode=self._decode)
         self._add(running_s=self._running * seconds, kv_s=self._kv_share * seconds)
         if self._page is not None:
             self._tokens = [self._tokens[0] + self._prefill, self._tokens[1] + self._decode]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from serving.records import Load
 from serving.store.durable import WRITING, sync_folder
 from serving.store.parts import read_manifest
 from serving.store.predictions import predictions
@@ -55,7 +56,9 @@ OVERHEADS = """CREATE TABLE overheads (run_id VARCHAR, kind VARCHAR, lane VARCHA
     usd DECIMAL(24, 12), tokens BIGINT, engine VARCHAR)"""
 SEGMENTS = """CREATE TABLE segments (run_id VARCHAR, file VARCHAR, epoch INTEGER, chain VARCHAR, number INTEGER,
     sealed_unix_s DOUBLE, lane VARCHAR, engine VARCHAR, rows BIGINT, seconds DOUBLE, prefill_s_per_token DOUBLE,
-    decode_s_per_token DOUBLE, running DOUBLE, kv_share DOUBLE)"""
+    decode_s_per_token DOUBLE, running DOUBLE, kv_share DOUBLE, decode_s DOUBLE,
+    decode_steps DOUBLE, decode_tokens DOUBLE, mixed_s DOUBLE, mixed_steps DOUBLE, mixed_prefill DOUBLE,
+    mixed_decode DOUBLE)"""
 PREDICTIONS = """CREATE TABLE predictions (run_id VARCHAR, made VARCHAR, lane VARCHAR, factor VARCHAR,
     predicted DOUBLE, low_90 DOUBLE, high_90 DOUBLE)"""
 SEARCHES = """CREATE TABLE searches (run_id VARCHAR, rows BIGINT, texts BIGINT, pairs BIGINT, lists BIGINT,
@@ -301,11 +304,20 @@ def _add_run(ledger: "duckdb.DuckDBPyConnection", run: Run) -> None:
         segment.witness.check(segment.table)
         figure, name = segment.facts, segment.name
         place = (run.run_id, str(segment.table.resolve()), name.epoch, name.chain, name.number, figure["sealed_unix_s"])
-        rates, load = figure["rates"] or {}, figure["load"] or {"steps_s": 0.0}
-        full = tuple(load[name] / load["steps_s"] if load["steps_s"] else None for name in ("running_s", "kv_s"))
+        rates = figure["rates"] or {}
         measured = (rates.get("prefill_s_per_token"), rates.get("decode_s_per_token"))
         did = (figure["lane"], figure["engine"], figure["rows"], figure["seconds"])
-        _insert(ledger, "segments", (*place, *did, *measured, *full))
+        _insert(ledger, "segments", (*place, *did, *measured, *_load(figure["load"])))
+
+
+def _load(told: dict[str, float] | None) -> tuple[float | None, ...]:
+    """How full the engine was, the mean over its time, and what its steps did; nothing where it does not show them."""
+    if told is None:
+        return (None,) * 9
+    load = Load(**told)
+    seconds = load.decode_s + load.mixed_s
+    full = (load.running_s / seconds, load.kv_s / seconds) if seconds else (None, None)
+    return (*full, *astuple(load)[: -len(full)])
 
 
 def _insert(ledger: "duckdb.DuckDBPyConnection", table: str, row: tuple[Any, ...]) -> None:

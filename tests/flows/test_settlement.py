@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -209,15 +209,12 @@ def test_how_full_an_engine_was_is_kept_from_one_commit_to_the_next(opened: Open
     with opened("one", "two") as work:
         with settling(work) as made:
             assert isinstance(made.engine, Showing)
-            for row, steps_s in enumerate((2.0, 5.0)):
-                made.engine.load = Load(steps_s, running_s=10 * steps_s, kv_s=0.5 * steps_s)
+            for row, decode_s in enumerate((2.0, 5.0)):
+                made.engine.load = Load(decode_s, 10 * decode_s, kv_s=0.5 * decode_s)
                 made.add(answered(row))
                 made.seal()
         loads = [segment.facts["load"] for segment in read_segments(work.run.segments) if segment.facts["rows"]]
-    assert loads == [
-        {"steps_s": 2.0, "running_s": 20.0, "kv_s": 1.0},
-        {"steps_s": 3.0, "running_s": 30.0, "kv_s": 1.5},
-    ]
+    assert loads == [asdict(Load(2.0, 20.0, kv_s=1.0)), asdict(Load(3.0, 30.0, kv_s=1.5))]
 
 
 def test_the_rates_that_an_engine_shows_are_kept(opened: Open) -> None:
