@@ -56,7 +56,8 @@ def main() -> None:
     for factor, predicted, low, high, measured, off, within in found.rows:
         print(f"{factor:15} foretold {predicted:.6f} ({low:.6f} to {high:.6f}), was {measured:.6f}: {off:+.1%}")
         figures = {"predicted": predicted, "low_90": low, "high_90": high, "measured": measured, "within": within}
-        add_rows(RESULTS, [{**machine, "pairs": options.pairs, "seed": options.seed, "factor": factor, **figures}])
+        which = {"pairs": options.pairs, "seed": options.seed, "max_wrong": MAX_WRONG, "factor": factor}
+        add_rows(RESULTS, [{**machine, **which, **figures}])
 
 
 def job_of(folder: Path, pairs: int, seed: int) -> Job:
