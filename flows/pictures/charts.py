@@ -102,21 +102,20 @@ def roofline(flop_s: float, bytes_s: float, spots: Sequence[tuple[str, float, fl
         ridge = flop_s / bytes_s
         across = [ridge, *(spot[1] for spot in spots)]
         left, right = min(across) / 4, max(across) * 4
-        bottom = min(left * bytes_s, *(spot[2] for spot in spots)) / 3
-        axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, flop_s * 2))
+        top, lowest = flop_s * 2, min(left * bytes_s, *(spot[2] for spot in spots))
+        words = min(0.6, 0.1 + 0.09 * len(spots))  # of the height, which is kept free for them
+        bottom = lowest / (top / lowest) ** (words / (1 - words))
+        axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top))
         axes.plot([left, ridge, right], [left * bytes_s, flop_s, flop_s], color=INK, linewidth=2, zorder=2)
         axes.plot([ridge, ridge], [bottom, flop_s], color=QUIET, linewidth=1, linestyle=":", zorder=1)
-        below: list[tuple[float, float]] = []
-        for name, x, y in sorted(spots, key=lambda spot: -spot[2]):
-            colour, marker = (VERMILLION, "D") if name.endswith("prefill") else (BLUE, "o")
+        colours = _colours([name.partition(":")[0] for name, _, _ in spots])
+        for place, (name, x, y) in enumerate(sorted(spots, key=lambda spot: spot[2])):
+            colour, marker = colours[name.partition(":")[0]], "D" if name.endswith("prefill") else "o"
             axes.plot([x], [y], marker=marker, color=colour, markersize=6.5, zorder=4)
-            near = sum(1 for other in below if max(other[1], y) < 2 * min(other[1], y))  # each a line further down
-            side, shift = ("right", -7) if x > math.sqrt(left * right) else ("left", 7)
+            up = 0.05 + 0.09 * place
+            axes.plot([0.56], [up + 0.015], marker=marker, color=colour, markersize=5, transform=axes.transAxes)
             said = f"{name}, {y / min(flop_s, x * bytes_s):.0%}"
-            axes.annotate(
-                said, (x, y), xytext=(shift, -12 - 12 * near), textcoords="offset points", ha=side, color=colour
-            )
-            below.append((x, y))
+            axes.text(0.59, up, said, color=colour, transform=axes.transAxes)
         _axes(axes, "FLOP for each byte moved", "FLOP/s")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_formatter(EngFormatter(places=0, sep=" "))
