@@ -1,6 +1,7 @@
 """What lies ahead of an engine that has just become ready, as far as the time left depends on it."""
 
 from collections import Counter, defaultdict
+from subprocess import SubprocessError
 
 import numpy as np
 import pyarrow.compute as pc
@@ -22,10 +23,18 @@ def ahead_of(work: Work, lane: Lane, pending: Rows, start_up_s: float) -> Ahead:
     later_s = sum(work.expected_s[name] if forecast else start_up_s for name in others)
     here = pending if forecast else np.unique(np.concatenate([pending, *others.values()]))
     slots = work.job.engine.max_num_seqs * work.job.engine.data_parallel
-    known = what_is_known(engine_of(work, lane)) if work.job.engine.kind == "vllm" else None
+    known = _known(work, lane)
     if known is None:
         return Ahead(*_requests(work, here), later_s, slots)
     return Ahead(*_requests(work, here), later_s, slots, known.evidence, _earlier_lengths(work, known))
+
+
+def _known(work: Work, lane: Lane) -> Measured | None:
+    """Nothing that goes wrong here may end a run: it is for the eye alone."""
+    try:
+        return what_is_known(engine_of(work, lane)) if work.job.engine.kind == "vllm" else None
+    except (OSError, SubprocessError, ValueError):
+        return None
 
 
 def more_of(work: Work, rows: Rows) -> Ahead:

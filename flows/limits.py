@@ -49,7 +49,7 @@ class Limits:
         self._unfinished: set[int] = set()  # rows in flight, of which the true cost is not known yet
         self._budget_usd = budget.usd
         self._price = price
-        self._deadline = None if budget.deadline is None else _next(budget.deadline, datetime.now().astimezone())
+        self.deadline = None if budget.deadline is None else _next(budget.deadline, datetime.now().astimezone())
         self._running_since: float | None = None
 
     def start_clock(self) -> None:
@@ -96,7 +96,7 @@ class Limits:
         if self.reason is StopReason.NONE:
             if self._budget_usd is not None and self._would_pass(self.running_usd):
                 self.reason = StopReason.BUDGET
-            elif self._deadline is not None and datetime.now().astimezone() >= self._deadline:
+            elif self.deadline is not None and datetime.now().astimezone() >= self.deadline:
                 self.reason = StopReason.DEADLINE
         return self.reason is not StopReason.NONE
 
@@ -117,9 +117,9 @@ class Limits:
     @property
     def left_s(self) -> float:
         """Until the deadline."""
-        if self._deadline is None:
+        if self.deadline is None:
             return float("inf")
-        return max(0.0, (self._deadline - datetime.now().astimezone()).total_seconds())
+        return max(0.0, (self.deadline - datetime.now().astimezone()).total_seconds())
 
     @property
     def running_s(self) -> float:

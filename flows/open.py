@@ -19,7 +19,7 @@ from optimizer.catalogue.catalogue import Catalogue
 from serving.config import BadJob, Job
 from serving.engine_config import NO_ADAPTERS, Adapters
 from serving.engines.fork_server import ForkServers
-from serving.engines.machine import this_machine
+from serving.engines.machine import Machine, this_machine
 from serving.engines.open import computed_in
 from serving.intake.admit import POLICY_VERSION
 from serving.intake.files import InputFile, open_inputs, sha256_of_files
@@ -290,7 +290,13 @@ def _price_from(facts: dict[str, Any]) -> Price:
 def _machine(job: Job) -> dict[str, str]:
     told = {"host_cpu": platform.processor() or platform.machine(), "python": platform.python_version()}
     dtype = computed_in(job.engine)
-    return told if dtype is None else {**told, "dtype": dtype}
+    return told if dtype is None else {**told, "dtype": dtype, **hardware_of(this_machine())}
+
+
+def hardware_of(machine: Machine) -> dict[str, str]:
+    """What an engine ran on."""
+    gpus = ", ".join(gpu.name for gpu in machine.gpus)
+    return {"cpu": machine.cpu, "cores": str(len(machine.cores)), **({"gpus": gpus} if gpus else {})}
 
 
 def _versions() -> dict[str, str]:

@@ -55,19 +55,27 @@ def answer_job(job: str, overrides: list[str] | None = None, runs: str = "runs")
     """
     settle(Path(".gristmill").resolve())
     checked = load_job(Path(job), overrides)
-    progress = Lines(checked.budget.usd)
-    for pause_s in (*TRIED_AGAIN_AFTER_S, None):
-        try:
-            receipt = _answer_as_tasks(open_work(checked, Path(runs), progress))
-            break
-        except (EngineDied, OSError) as fault:
-            if pause_s is None or exit_code_of(fault) != FAILED:
-                raise
-            progress.say(f"{fault}; tried again in {pause_s:.0f} s")
-            time.sleep(pause_s)
+    receipt = _given_time(lambda: open_work(checked, Path(runs), Lines(checked.budget.usd)))
     if receipt.exit_code:
         raise Incomplete(f"exit code {receipt.exit_code}\n{receipt}")
     return str(receipt)
+
+
+def _given_time(opened: Callable[[], Work]) -> Receipt:
+    """Tried again after a pause, until the deadline that the first try had."""
+    work = opened()
+    deadline = work.limits.deadline
+    for pause_s in TRIED_AGAIN_AFTER_S:
+        try:
+            return _answer_as_tasks(work)
+        except (EngineDied, OSError) as fault:
+            if exit_code_of(fault) != FAILED or work.limits.left_s <= pause_s:
+                raise
+            work.progress.say(f"{fault}; tried again in {pause_s:.0f} s")
+        time.sleep(pause_s)
+        work = opened()
+        work.limits.deadline = deadline
+    return _answer_as_tasks(work)
 
 
 def answer_as_flow(work: Work, job: str) -> Receipt:

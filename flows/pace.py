@@ -67,6 +67,7 @@ class Pace:
     rows: int = 0
     done: int = 0  # rows that are settled, or about to be
     prompt_tokens_left: int | None = 0
+    _later_s: float = 0.0
     _ahead: Ahead = field(default_factory=lambda: Ahead(Counter(), 0))
     _left: Counter[int] = field(default_factory=Counter)  # requests that have not finished, by the limit of an answer
     _lengths: defaultdict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))  # of answers, by it
@@ -78,7 +79,7 @@ class Pace:
     _drafted: bool = False
 
     def begin(self, ahead: Ahead) -> None:
-        self._ahead, self.prompt_tokens_left = ahead, ahead.prompt_tokens
+        self._ahead, self.prompt_tokens_left, self._later_s = ahead, ahead.prompt_tokens, ahead.later_s
         self._left = Counter()
         for most, requests in ahead.requests.items():
             self._left[_kind(most)] += requests
@@ -91,7 +92,8 @@ class Pace:
         self._drafted = False
 
     def more(self, ahead: Ahead) -> None:
-        """The same engine is to run these as well."""
+        """The same engine is to run these as well, and those after it so much less."""
+        self._later_s = max(0.0, self._later_s + ahead.later_s)
         for most, requests in ahead.requests.items():
             self._left[_kind(most)] += requests
         if self.prompt_tokens_left is not None and ahead.prompt_tokens is not None:
@@ -101,7 +103,8 @@ class Pace:
         self.done += rows
         kind = _kind(most_tokens)
         self._left[kind] = max(0, self._left[kind] - 1)
-        self._lengths[kind][usage.completion_tokens] += 1
+        if usage.completion_tokens:  # one that failed tells nothing of how long answers get
+            self._lengths[kind][usage.completion_tokens] += 1
         self._finished += 1
         if self.prompt_tokens_left is not None:
             self.prompt_tokens_left = max(0, self.prompt_tokens_left - usage.prompt_tokens)
@@ -130,7 +133,7 @@ class Pace:
             return None
         seconds, of_answers = told
         spread_s = seconds * math.hypot(SPEED_DEVIATION, of_answers * deviates / output if output else 0.0)
-        seconds += self._ahead.later_s
+        seconds += self._later_s
         return Interval(seconds, max(0.0, seconds - Z_90 * spread_s), seconds + Z_90 * spread_s)
 
     def _shows_steps(self, now: Now) -> bool:

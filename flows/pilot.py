@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import numpy as np
 
+from flows.ahead import more_of
 from flows.forecast import Basis, bases, forecast, in_words
 from flows.joining import worth_joining
 from flows.learning import LEAST_STEPS
@@ -53,6 +54,9 @@ class Pilot:
         if worth_joining(self.work, told):
             (lane, rows, _), *others = told
             self._joined = [other for other, _, _ in others]
+            more = more_of(self.work, np.concatenate([rows for _, rows, _ in others]))
+            no_more_s = sum(self.work.expected_s.get(other.name, 0.0) for other in self._joined)
+            self.work.progress.more(replace(more, later_s=-no_more_s))
             told = [(lane, np.union1d(rows, np.concatenate([more for _, more, _ in others])), here)]
         found = forecast(self.work, told, self.spent_usd)
         write_prediction(self.work.run, "pilot", found)

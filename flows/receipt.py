@@ -200,9 +200,11 @@ def _money(receipt: Receipt) -> list[str]:
 
 def _predicted(receipt: Receipt) -> list[str]:
     when = {"plan": "before it ran", "pilot": "after its first rows"}
+    served = any(step["step"] == "near-duplicates" for step in receipt.savings)
+    counted = ", the near-duplicates counted as if they had run" if served else ""
     return [
         f"            expected {when[told['made']]}: ${told['predicted']:.6f}"
-        f" ({told['low_90']:.6f} to {told['high_90']:.6f}), it was {told['off']:+.1%}"
+        f" ({told['low_90']:.6f} to {told['high_90']:.6f}), it was {told['off']:+.1%}{counted}"
         for told in sorted(receipt.predicted, key=lambda told: list(when).index(told["made"]))
         if told["factor"] == "usd"
     ]

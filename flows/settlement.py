@@ -38,6 +38,7 @@ class Settlement:
     _waiting: list[Completion] = field(default_factory=list)
     _audits: list[Completion] = field(default_factory=list)
     _settled: Spent = field(default_factory=Spent)
+    beside: Spent = field(default_factory=Spent)  # tokens of what answers no row, such as audits
     _load: Load = field(default_factory=Load)  # up to the last commit
     _fed_all: bool = True
     _failed: bool = False
@@ -90,6 +91,9 @@ class Settlement:
         self.overheads.append(Overhead(kind, self.lane.name, round(seconds, 6), usd, tokens, self.meter.name))
         self._settled = Spent(
             0.0, self._settled.prompt_tokens + prompt_tokens, self._settled.completion_tokens + completion_tokens
+        )
+        self.beside = Spent(
+            0.0, self.beside.prompt_tokens + prompt_tokens, self.beside.completion_tokens + completion_tokens
         )
         self.work.limits.release(completion.row for completion in self._audits)
         self._audits.clear()

@@ -165,7 +165,8 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What an engine's steps did, summed over them: those that only decode apart from those with prompts in them."""
+    """What an engine's steps did, summed over them: those in which prompts came to their first token apart from others.
+    A prompt that takes several steps counts, with all its tokens, in the last of them."""
 
     decode_s: float = 0.0
     decode_steps: float = 0.0
@@ -208,7 +209,11 @@ class StepEvidence:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> "StepEvidence":
-        return cls(told["seconds"], tuple(told["totals"]), tuple(told["products"]))
+        """Raises ValueError where it is not of five parts."""
+        totals, products = tuple(told["totals"]), tuple(told["products"])
+        if (len(totals), len(products)) != (5, 15):
+            raise ValueError(f"{len(totals)} parts and {len(products)} products of steps, where 5 and 15 belong")
+        return cls(told["seconds"], totals, products)
 
     def __add__(self, other: "StepEvidence") -> "StepEvidence":
         return StepEvidence(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.open import hardware_of
 from optimizer.catalogue.catalogue import Catalogue
 from optimizer.catalogue.names import UnknownName
 from optimizer.planner.own_roofline import LaneRan, Spot, spots
@@ -42,33 +43,38 @@ def roofline_of(facts: dict[str, Any], lanes: Sequence[dict[str, Any]]) -> Roofl
     this machine could do."""
     if not lanes or (dtype := facts["machine"].get("dtype")) is None:
         return None
-    machine = this_machine()
+    machine, engine = this_machine(), facts["job"]["engine"]
+    if not hardware_of(machine).items() <= facts["machine"].items():
+        return None
     ceilings = _of_gpu(machine, facts) if machine.has_gpu else kept(machine, dtype)
-    ran = [one for lane in lanes if (one := _ran(lane, NUMBER_BYTES[dtype])) is not None]
-    found = [spot for one in ran for spot in spots(one)]
+    ran = [one for lane in lanes if (one := _ran(lane, NUMBER_BYTES[dtype], engine["quantize"])) is not None]
+    together = 1 if machine.has_gpu else engine["data_parallel"]  # engines share the cores whose ceilings these are
+    found = [spot._replace(flop_s=spot.flop_s * together) for one in ran for spot in spots(one)]
     return Roofline(ceilings, tuple(found)) if ceilings and found else None
 
 
-def _ran(lane: dict[str, Any], number_bytes: int) -> LaneRan | None:
+def _ran(lane: dict[str, Any], number_bytes: int, quantize: str) -> LaneRan | None:
     """None where the model is not there any more."""
     try:
         model = ModelFolder.open(Path(lane["model"]))
         shape = shape_of(model)
     except BadModelFolder:
         return None
-    width = next((size for name, size in WEIGHT_BYTES.items() if model.precision.startswith(name)), float(number_bytes))
+    precision = model.precision if quantize == "none" else quantize
+    width = next((size for name, size in WEIGHT_BYTES.items() if precision.startswith(name)), float(number_bytes))
     load = Load(**{name: lane[name] for name in STEPS})
     return LaneRan(lane["lane"], shape, width, number_bytes, load, lane["prompt_tokens"], lane["output_tokens"])
 
 
 def _of_gpu(machine: Machine, facts: dict[str, Any]) -> Ceilings | None:
     """Of all that run the full model together, for its weights; by the data sheet."""
+    engine = facts["job"]["engine"]
     try:
         gpu = Catalogue().gpu(machine.gpus[0].name)
         weights = ModelFolder.open(Path(facts["job"]["model"]["full"])).precision
+        weights = weights if engine["quantize"] == "none" else engine["quantize"]
         flop_s = precisions("bf16" if weights in ("bf16", "fp16", "fp32") else weights, gpu).linear.flops
     except (UnknownName, UnknownPrecision, BadModelFolder):
         return None
-    engine = facts["job"]["engine"]
     ranks = engine["tensor_parallel"] * engine["pipeline_parallel"]
     return Ceilings(ranks * flop_s, ranks * gpu.memory_gb_s * 1e9, f"{ranks} x {gpu.name}, data sheet")

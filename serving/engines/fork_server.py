@@ -22,6 +22,7 @@ from typing import Any, Self
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 END_SEEN_S = 30.0
+LONGEST_SCRATCH = 60  # characters: vLLM's sockets in it have 37 more, and the kernel takes 107
 
 
 class ForkServer:
@@ -59,12 +60,13 @@ class ForkServer:
             return
         self.close()
         self._scratch = mkdtemp(prefix="gristmill-")
+        scratch = {"TMPDIR": self._scratch} if len(self._scratch) <= LONGEST_SCRATCH else {}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
                 [*self._command, str(theirs.fileno()), str(self._whose)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**self.environment, "TMPDIR": self._scratch}, pass_fds=[theirs.fileno()], start_new_session=True,
+                env={**self.environment, **scratch}, pass_fds=[theirs.fileno()], start_new_session=True,
             )  # fmt: skip
 
     def close(self) -> None:

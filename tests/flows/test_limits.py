@@ -33,7 +33,7 @@ def test_a_deadline_that_has_come_stops_the_run() -> None:
     limits = Limits(BudgetSection(deadline="06:00"), BY_TIME)
     assert not limits.stop()
 
-    limits._deadline = NOON.replace(year=2020)
+    limits.deadline = NOON.replace(year=2020)
 
     assert limits.stop()
     assert limits.reason is StopReason.DEADLINE

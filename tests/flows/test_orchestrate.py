@@ -28,20 +28,33 @@ Answers = Callable[[list[Any]], tuple[int, list[float]]]
 
 
 @pytest.fixture
-def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answers:
+def left_s() -> list[float]:
+    """Until the deadline."""
+    return [float("inf")]
+
+
+@pytest.fixture
+def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_s: list[float]) -> Answers:
     """Run a job whose tries end so, one after the other: a fault, or an exit code; how many there were, and the pauses
     between them."""
     (tmp_path / "job.toml").write_text(JOB)
     pauses: list[float] = []
+    deadlines = iter(range(100))
+
+    def opened(job: Any, runs: Any, progress: Any) -> Any:
+        limits = SimpleNamespace(deadline=next(deadlines), left_s=left_s[0])
+        return SimpleNamespace(limits=limits, progress=progress)
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(orchestrate, "settle", lambda folder: None)
-    monkeypatch.setattr(orchestrate, "open_work", lambda job, runs, progress: None)
+    monkeypatch.setattr(orchestrate, "open_work", opened)
     monkeypatch.setattr(orchestrate.time, "sleep", pauses.append)
 
     def run(ends: list[Any]) -> tuple[int, list[float]]:
         left = iter(ends)
 
         def once(work: Any) -> Any:
+            assert work.limits.deadline == 0  # that of the first try, and no later day's
             end = next(left)
             if isinstance(end, BaseException):
                 raise end
@@ -65,6 +78,12 @@ def test_a_disk_that_failed_is_too(answered: Answers) -> None:
 def test_what_fails_to_the_end_is_raised(answered: Answers) -> None:
     with pytest.raises(EngineDied, match="again"):
         answered([EngineDied("again")] * 3)
+
+
+def test_nothing_is_tried_again_past_the_deadline(answered: Answers, left_s: list[float]) -> None:
+    left_s[0] = TRIED_AGAIN_AFTER_S[0] - 1
+    with pytest.raises(EngineDied):
+        answered([EngineDied("late"), 0])
 
 
 @pytest.mark.parametrize("end", [BadJob("wrong"), Corrupt("changed"), KeyError("a bug")])

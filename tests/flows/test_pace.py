@@ -164,6 +164,31 @@ def test_rows_that_come_to_it_while_it_runs_are_left_as_well(clock: Clock) -> No
     assert found.value == pytest.approx(30)
 
 
+def test_a_lane_that_the_engine_takes_over_is_counted_no_more_as_a_later_one(clock: Clock) -> None:
+    pace = Pace()
+    pace.begin(Ahead(Counter({MOST: 10}), 100, later_s=300.0))
+    clock.now = 10
+    for _ in range(10):
+        pace.advance(1, Usage(10, 5), MOST)
+    pace.more(Ahead(Counter({MOST: 30}), 300, later_s=-300.0))
+    found = pace.left_s(now(100, 50))
+    assert found is not None
+    assert found.value == pytest.approx(30)
+
+
+def test_a_row_that_failed_tells_nothing_of_how_long_answers_get(clock: Clock) -> None:
+    pace = Pace()
+    pace.begin(ahead(40, None))
+    clock.now = 10
+    for _ in range(10):
+        pace.advance(1, Usage(0, 0), MOST)
+    for _ in range(10):
+        pace.advance(1, Usage(10, 5), MOST)
+    found = pace.left_s(now(100, 50, rates=None))
+    assert found is not None
+    assert found.value == pytest.approx(20, rel=0.35)
+
+
 @settings(deadline=None, max_examples=50)
 @given(done=st.integers(8, 500), left=st.integers(0, 500), seconds=st.floats(1, 1e5), output=st.integers(1, 100))
 def test_what_is_left_is_what_it_took_so_far_for_what_is_left(

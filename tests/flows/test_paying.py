@@ -173,8 +173,16 @@ def test_what_was_expected_of_them_is_held_against_what_they_saved(
         [(measured, predicted)] = ask(
             ledger, "SELECT measured, predicted FROM reconciled WHERE factor = 'near_saved_usd'"
         ).rows
+        whole = dict(ask(ledger, "SELECT factor, measured FROM reconciled WHERE lane IS NULL").rows)
         steps = dict(ask(ledger, "SELECT step, saved_usd FROM savings").rows)
+        [(bill, seconds)] = ask(
+            ledger, "SELECT bills.usd, sum(engine_s + start_up_s) FROM bills JOIN lanes USING (run_id) GROUP BY ALL"
+        ).rows
     assert predicted == 1.0
     assert measured == pytest.approx(float(steps["near-duplicates"] + steps["embedding"]))
+    # The forecast has all of them run, since what an audit will find is not foretold: so they count as if they had.
+    assert whole["usd"] == pytest.approx(float(bill + steps["near-duplicates"]))
+    assert whole["seconds"] == pytest.approx(seconds + float(steps["near-duplicates"]))  # a second is a dollar
     again = str(take_receipt(receipt.run, receipt.stopped))
     assert "near-duplicates were expected to save $1.000000 if certified" in again
+    assert "the near-duplicates counted as if they had run" in again

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flows.limits import StopReason
+from flows.open import hardware_of
 from flows.receipt import Receipt
 from flows.report.advice import advice_for
 from flows.report.figures import figures_of
@@ -112,7 +113,7 @@ def test_a_run_whose_engine_shows_its_load_stands_under_the_roofline(
     lane = {"lane": "full", "model": str(MODEL), "prompt_tokens": 60.0, "output_tokens": 20.0,
             "decode_s": 10.0, "decode_steps": 60, "decode_tokens": 1500, "mixed_s": 8.0, "mixed_steps": 10,
             "mixed_prefill": 3000, "mixed_decode": 50}  # fmt: skip
-    facts = {**figures.facts, "machine": {"dtype": "float32"}}
+    facts = {**figures.facts, "machine": {"dtype": "float32", **hardware_of(this_machine())}}
     monkeypatch.setenv(STATE, str(tmp_path / "state"))
     assert roofline_of(facts, [lane]) is None  # nothing is known of this machine
     keep(Ceilings(1.2e11, 1.8e10, "measured 2026-11-26"), this_machine(), "float32")
@@ -121,6 +122,7 @@ def test_a_run_whose_engine_shows_its_load_stands_under_the_roofline(
         return
     assert found is not None
     assert [spot.name for spot in found.spots] == ["full: prefill", "full: decode"]
+    assert roofline_of({**facts, "machine": {**facts["machine"], "cpu": "another"}}, [lane]) is None
     shares = [spot.flop_s / min(1.2e11, spot.flop_per_byte * 1.8e10) for spot in found.spots]
     assert all(0 < share < 1 for share in shares)
     text = page(replace(figures, roofline=found))
@@ -130,10 +132,9 @@ def test_a_run_whose_engine_shows_its_load_stands_under_the_roofline(
 
 def test_a_model_that_is_gone_leaves_the_roofline_out() -> None:
     lane = {"lane": "full", "model": "no/such/folder"}
-    assert (
-        roofline_of({"machine": {"dtype": "float32"}, "job": {"engine": {"max_num_batched_tokens": 2048}}}, [lane])
-        is None
-    )
+    engine = {"quantize": "none", "data_parallel": 1}
+    machine = {"dtype": "float32", **hardware_of(this_machine())}
+    assert roofline_of({"machine": machine, "job": {"engine": engine, "model": {"full": "no"}}}, [lane]) is None
 
 
 def advice(receipt: Receipt) -> dict[str, Any]:
