@@ -1,8 +1,8 @@
 """How fast a run goes and how long it will still take, from what its engine has computed so far.
 
-A request is weighed by what its tokens cost at the engine's own rates, since prompts and answers differ in what a token
-takes and in how many of them are left. What is in flight counts as far as it is computed, and tells of how long answers
-get: after a fifth of a run most of what has finished is what was short.
+What is left is priced by what the parts of the engine's steps take, or, where it shows none, by what a token took so
+far, of a prompt and of an answer. What is in flight counts as far as it is computed, and tells of how long answers get:
+after a fifth of a run most of what has finished is what was short.
 """
 
 import math
@@ -34,9 +34,8 @@ class Ahead:
     later_s: float = 0.0  # of engines after it
     slots: int = 1  # requests that run at once
     known: StepEvidence | None = None  # steps of this engine in earlier runs
-    earlier: Mapping[int, Counter[int]] = field(
-        default_factory=dict
-    )  # answers to this input before, by that and length
+    # Answers to this input in earlier runs, by the most tokens that each could have put out, and by its length.
+    earlier: Mapping[int, Counter[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Pilot:
             more = more_of(self.work, np.concatenate([rows for _, rows, _ in others]))
             no_more_s = sum(self.work.expected_s.get(other.name, 0.0) for other in self._joined)
             self.work.progress.more(replace(more, later_s=-no_more_s))
-            told = [(lane, np.union1d(rows, np.concatenate([more for _, more, _ in others])), here)]
+            told = [(lane, np.union1d(rows, np.concatenate([theirs for _, theirs, _ in others])), here)]
         found = forecast(self.work, told, self.spent_usd)
         write_prediction(self.work.run, "pilot", found)
         self.work.expected_s.update((lane.lane, lane.seconds.value) for lane in found.lanes)
