@@ -54,11 +54,12 @@ def calibrate(opened: Callable[[], Work], rows: int, step: Step = run_here) -> s
 
 def _ceilings(work: Work) -> list[str]:
     """Of this machine's cores; of a GPU the catalogue has the data sheet."""
-    lane, machine = work.job.lanes["full"], this_machine()
-    config, _ = settled_for(work.job.engine, lane, work.models[lane.name], work.adapters)
-    dtype = config.precision.weights
+    machine = this_machine()
     if machine.has_gpu:
         return []
+    lane = work.job.lanes["full"]
+    config, _ = settled_for(work.job.engine, lane, work.models[lane.name], work.adapters)
+    dtype = config.precision.weights
     try:
         found = measure(config, machine)
     except (OSError, SubprocessError):

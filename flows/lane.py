@@ -120,16 +120,13 @@ def _answer(
     work: Work, pending: Rows, quarantine: Quarantine, settlement: Settlement, pilot: Pilot | None, start_up_s: float
 ) -> bool:
     def now() -> Now:
-        spent, beside, engine = settlement.meter.read(), settlement.beside, settlement.engine
+        spent, engine = settlement.meter.read() - settlement.beside, settlement.engine
         under_way = [
             UnderWay(settlement.in_flight[row], tokens)
             for row, tokens in engine.under_way.items()
             if row in settlement.in_flight
         ]
-        tokens = (
-            spent.prompt_tokens - beside.prompt_tokens,
-            spent.completion_tokens - beside.completion_tokens,
-        )
+        tokens = spent.prompt_tokens, spent.completion_tokens
         return Now(work.limits.running_usd, *tokens, engine.rates, under_way, engine.evidence)
 
     work.progress.begin(ahead_of(work, settlement.lane, pending, start_up_s))

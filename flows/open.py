@@ -289,8 +289,10 @@ def _price_from(facts: dict[str, Any]) -> Price:
 
 def _machine(job: Job) -> dict[str, str]:
     told = {"host_cpu": platform.processor() or platform.machine(), "python": platform.python_version()}
-    dtype = computed_in(job.engine)
-    return told if dtype is None else {**told, "dtype": dtype, **hardware_of(this_machine())}
+    if job.engine.kind != "vllm":
+        return told
+    machine = this_machine()
+    return {**told, "dtype": computed_in(job.engine, machine), **hardware_of(machine)}
 
 
 def hardware_of(machine: Machine) -> dict[str, str]:

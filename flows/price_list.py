@@ -1,6 +1,6 @@
 """The catalogue's machines as a table of the ledger, so that a run can be asked about at other prices."""
 
-from optimizer.catalogue.catalogue import Catalogue
+from optimizer.catalogue.catalogue import shipped
 from serving.store.ledger import ListedPrice
 
 
@@ -10,5 +10,5 @@ def listed_prices() -> list[ListedPrice]:
         ListedPrice(
             one.hardware, one.provider, one.gpu, one.gpus, one.spot, one.region, one.usd_per_hour, one.as_of, one.source
         )
-        for one in Catalogue().machines()
+        for one in shipped().machines()
     ]

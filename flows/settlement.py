@@ -89,12 +89,9 @@ class Settlement:
         )
         tokens = prompt_tokens + completion_tokens
         self.overheads.append(Overhead(kind, self.lane.name, round(seconds, 6), usd, tokens, self.meter.name))
-        self._settled = Spent(
-            0.0, self._settled.prompt_tokens + prompt_tokens, self._settled.completion_tokens + completion_tokens
-        )
-        self.beside = Spent(
-            0.0, self.beside.prompt_tokens + prompt_tokens, self.beside.completion_tokens + completion_tokens
-        )
+        booked = Spent(0.0, prompt_tokens, completion_tokens)
+        self._settled += booked
+        self.beside += booked
         self.work.limits.release(completion.row for completion in self._audits)
         self._audits.clear()
         self.seal()
@@ -161,11 +158,7 @@ class Settlement:
         charges = share_out(seconds, self.work.prices[self.lane.name], prompt, cached, output, rates)
         rows = settled_rows(self.lane, finished, charges, self.members)
         self.work.limits.release(completion.row for completion in finished)
-        self._settled = Spent(
-            0.0,
-            self._settled.prompt_tokens + int((prompt - cached).sum()),
-            self._settled.completion_tokens + int(output.sum()),
-        )
+        self._settled += Spent(0.0, int((prompt - cached).sum()), int(output.sum()))
         return Span(
             rows,
             overheads,
@@ -189,9 +182,8 @@ class Settlement:
 
     def _lost(self) -> int:
         """Tokens that the engine computed for requests that it was not let finish."""
-        spent = self.meter.read()
-        prompt_tokens = spent.prompt_tokens - self._settled.prompt_tokens
-        return max(0, prompt_tokens) + max(0, spent.completion_tokens - self._settled.completion_tokens)
+        lost = self.meter.read() - self._settled
+        return max(0, lost.prompt_tokens) + max(0, lost.completion_tokens)
 
 
 def book_the_past(work: Work) -> None:

@@ -39,15 +39,14 @@ def remaining(groups: Sequence[Group], slots: int, prompts: float, prompt_tokens
     """`prompts` are the tokens of prompts still to be computed, `prompt_tokens` the mean of a whole one, `found_share`
     what the prefix cache has of one."""
     draw = np.random.default_rng(0)
-    running = [
-        (length, age) for group in groups for age in group.ages for length in [group.lengths.drawn(draw.random(), age)]
-    ]
+    under_way = [age for group in groups for age in group.ages]
+    running = [group.lengths.drawn(draw.random(), age) for group in groups for age in group.ages]
     waiting_count = sum(group.waiting for group in groups)
     share = min(1.0, MOST_PLAYED / max(1, waiting_count))
     waiting = np.concatenate([np.empty(0), *(_quantiles(group, share) for group in groups)])
     draw.shuffle(waiting)
-    ages = np.array([age for _, age in running] + [0] * len(waiting), np.float64)
-    lengths = np.array([length for length, _ in running] + waiting.tolist(), np.float64)
+    ages = np.array(under_way + [0] * len(waiting), np.float64)
+    lengths = np.array([*running, *waiting.tolist()], np.float64)
     stands_for = np.array([1.0] * len(running) + [waiting_count / max(1, len(waiting))] * len(waiting))
     sequences = float(stands_for @ lengths)
     not_played = sequences - float(lengths.sum())

@@ -60,7 +60,7 @@ def _values(kind: Any, field: FieldInfo | None = None) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f'`"{value}"`' for value in get_args(kind))
     if get_origin(kind) in (list, tuple):
-        return "list of " + {"text": "texts"}.get(one := _values(get_args(kind)[0]), f"{one}s")
+        return f"list of {_values(get_args(kind)[0])}s"
     if get_origin(kind) is dict:
         return "table"
     if issubclass(kind, StrEnum):

@@ -1,12 +1,12 @@
 """A run's lanes under the roofline of the machine that they ran on, if that is this one and its ceilings are known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from flows.open import hardware_of
-from optimizer.catalogue.catalogue import Catalogue
+from optimizer.catalogue.catalogue import shipped
 from optimizer.catalogue.names import UnknownName
 from optimizer.planner.own_roofline import LaneRan, Spot, spots
 from optimizer.planner.precision import UnknownPrecision, precisions
@@ -20,7 +20,7 @@ from serving.records import Load
 WEIGHT_BYTES = {"w8": 1.0, "fp8": 1.0, "int8": 1.0, "w4": 0.53, "awq": 0.53, "gptq": 0.53}
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # By lane: what its mean row used, and what its steps did.
-STEPS = ("decode_s", "decode_steps", "decode_tokens", "mixed_s", "mixed_steps", "mixed_prefill", "mixed_decode")
+STEPS = tuple(part.name for part in fields(Load) if part.name not in ("running_s", "kv_s"))
 RAN = f"""
 WITH steps AS (
     SELECT lane, {", ".join(f"sum({name}) AS {name}" for name in STEPS)} FROM segments
@@ -70,7 +70,7 @@ def _of_gpu(machine: Machine, facts: dict[str, Any]) -> Ceilings | None:
     """Of all that run the full model together, for its weights; by the data sheet."""
     engine = facts["job"]["engine"]
     try:
-        gpu = Catalogue().gpu(machine.gpus[0].name)
+        gpu = shipped().gpu(machine.gpus[0].name)
         weights = ModelFolder.open(Path(facts["job"]["model"]["full"])).precision
         weights = weights if engine["quantize"] == "none" else engine["quantize"]
         flop_s = precisions("bf16" if weights in ("bf16", "fp16", "fp32") else weights, gpu).linear.flops

@@ -3,17 +3,18 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from serving.records import Choice, Completion, EngineDied, Failure, Load, Rates, Request, StepEvidence, Usage
+from serving.engines.unseen import Unseen
+from serving.records import Choice, Completion, EngineDied, Failure, Request, Usage
 from serving.store.meter import Meter
 
 POLL_S = 0.1
 
 
-class EchoEngine:
+class EchoEngine(Unseen):
     """`fails` says which requests fail; `dies_after` makes the engine die like a crashed process would.
 
     `audit` names a file to which every request is appended as its tokens are spent, in one write: a witness that knows
@@ -44,22 +45,6 @@ class EchoEngine:
     ) -> None:
         if self._audit is not None:
             os.close(self._audit)
-
-    @property
-    def rates(self) -> Rates | None:
-        return None
-
-    @property
-    def load(self) -> Load | None:
-        return None
-
-    @property
-    def under_way(self) -> Mapping[int, int]:
-        return {}
-
-    @property
-    def evidence(self) -> StepEvidence | None:
-        return None
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:
         for number, request in enumerate(filter(None, requests)):

@@ -6,7 +6,7 @@ The event loop lives in a thread of its own; `run` stays an ordinary iterator.
 import asyncio
 import os
 import queue
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,8 @@ from serving.engines.machine import CannotRun
 from serving.engines.openai_api.asking import Asking, Server, ServerRefuses
 from serving.engines.openai_api.dialects import OPENAI, Dialect
 from serving.engines.openai_api.loop_thread import loop_in_thread
-from serving.records import Completion, EngineDied, Load, Rates, Request, StepEvidence, Usage
+from serving.engines.unseen import Unseen
+from serving.records import Completion, EngineDied, Request, Usage
 from serving.store.meter import Meter
 
 __all__ = ["BadKey", "HttpEngine", "ServerRefuses"]
@@ -30,7 +31,7 @@ class BadKey(ValueError):
     """The environment variable that should hold the API key is not set, or holds what no header can carry."""
 
 
-class HttpEngine:
+class HttpEngine(Unseen):
     """One model on one server. `concurrency` bounds the rows in flight; how many there are, the server decides.
 
     A server that cannot be reached, or that refuses us altogether, fails the engine, not its rows: they stay pending.
@@ -73,23 +74,6 @@ class HttpEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         pass
-
-    @property
-    def rates(self) -> Rates | None:
-        """None: a server does not show its steps."""
-        return None
-
-    @property
-    def load(self) -> Load | None:
-        return None
-
-    @property
-    def under_way(self) -> Mapping[int, int]:
-        return {}
-
-    @property
-    def evidence(self) -> StepEvidence | None:
-        return None
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:
         with loop_in_thread() as loop:

@@ -95,13 +95,9 @@ def warm_up(
             servers.of(section.python, environment, log).start(output.fileno())
 
 
-def computed_in(section: EngineSection) -> str | None:
-    """The type of number that an engine computes in here; None where it is not one of ours that does."""
-    if section.kind != "vllm":
-        return None
-    from serving.engines.machine import this_machine
-
-    return this_machine().fast_dtype if section.dtype == "auto" else section.dtype
+def computed_in(section: EngineSection, machine: "Machine") -> str:
+    """The type of number that a vLLM computes in on this machine."""
+    return machine.fast_dtype if section.dtype == "auto" else section.dtype
 
 
 def check_engine(section: EngineSection, lane: Lane, model: ModelFolder, adapters: Adapters) -> None:

@@ -8,7 +8,7 @@ import mmap
 import os
 import struct
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +28,12 @@ class Spent:
     seconds: float = 0.0
     prompt_tokens: int = 0  # computed, so without those found in the prefix cache
     completion_tokens: int = 0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return Spent(*(one - less for one, less in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Meter:

@@ -141,39 +141,37 @@ def test_long_prompts_to_come_are_counted_as_long(clock: Clock) -> None:
     assert told == pytest.approx(true, rel=0.1)
 
 
-def test_lanes_that_come_later_are_counted_as_they_were_forecast(clock: Clock) -> None:
+def after_ten(clock: Clock, begun: Ahead) -> Pace:
+    """Ten requests of 10 + 5 tokens have finished, a second each."""
     pace = Pace()
-    pace.begin(Ahead(Counter({MOST: 20}), 200, later_s=100.0))
+    pace.begin(begun)
     clock.now = 10
     for _ in range(10):
         pace.advance(1, Usage(10, 5), MOST)
+    return pace
+
+
+def told_after(pace: Pace) -> float:
     found = pace.left_s(now(100, 50))
     assert found is not None
-    assert found.value == pytest.approx(110)
+    return found.value
+
+
+def test_lanes_that_come_later_are_counted_as_they_were_forecast(clock: Clock) -> None:
+    pace = after_ten(clock, Ahead(Counter({MOST: 20}), 200, later_s=100.0))
+    assert told_after(pace) == pytest.approx(110)
 
 
 def test_rows_that_come_to_it_while_it_runs_are_left_as_well(clock: Clock) -> None:
-    pace = Pace()
-    pace.begin(ahead(10, 100))
-    clock.now = 10
-    for _ in range(10):
-        pace.advance(1, Usage(10, 5), MOST)
+    pace = after_ten(clock, ahead(10, 100))
     pace.more(ahead(30, 300))
-    found = pace.left_s(now(100, 50))
-    assert found is not None
-    assert found.value == pytest.approx(30)
+    assert told_after(pace) == pytest.approx(30)
 
 
 def test_a_lane_that_the_engine_takes_over_is_counted_no_more_as_a_later_one(clock: Clock) -> None:
-    pace = Pace()
-    pace.begin(Ahead(Counter({MOST: 10}), 100, later_s=300.0))
-    clock.now = 10
-    for _ in range(10):
-        pace.advance(1, Usage(10, 5), MOST)
+    pace = after_ten(clock, Ahead(Counter({MOST: 10}), 100, later_s=300.0))
     pace.more(Ahead(Counter({MOST: 30}), 300, later_s=-300.0))
-    found = pace.left_s(now(100, 50))
-    assert found is not None
-    assert found.value == pytest.approx(30)
+    assert told_after(pace) == pytest.approx(30)
 
 
 def test_a_row_that_failed_tells_nothing_of_how_long_answers_get(clock: Clock) -> None:
