@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.engine_config import Batching, EngineConfig, PagedCache
@@ -27,7 +26,7 @@ from serving.records import Request
 
 sys.path.insert(0, str(Path(__file__).parent))
 from counting import counting
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/feed.csv")
@@ -64,7 +63,7 @@ def main() -> int:
                 parts.append(part)
                 add_rows(RESULTS, [{**taken_on(machine), "rows": options.rows, **columns(part)}])
                 print(f"  {feed:10} part {part.part + 1} {part.seconds:7.1f} s", flush=True)
-    print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; vLLM, {SLOTS} sequences at once")
+    print(f"{where(machine)}; vLLM, {SLOTS} sequences at once")
     show(parts, options.rows)
     return 0
 

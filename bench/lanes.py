@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.engine_config import EngineConfig, PagedCache, Precision
@@ -19,7 +18,7 @@ from serving.models.folder import ModelFolder
 from serving.records import Endpoint, Message, Request, Sampling
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 FULL, INT8 = Path("models/smollm2-135m-instruct"), Path("models/smollm2-135m-instruct-w8a8")
 RESULTS = Path("bench/results/lanes.csv")
@@ -48,7 +47,7 @@ def variants(machine: Machine) -> list[Variant]:
 def main() -> int:
     settle(Path(".gristmill").resolve())
     machine = this_machine()
-    print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; vLLM eager, {REQUESTS} requests")
+    print(f"{where(machine)}; vLLM eager, {REQUESTS} requests")
     measured = [(variant, *measure(variant, machine)) for variant in variants(machine)]
     base = measured[0][1]
     print(f"{'variant':36} {'output tok/s':>12} {'ratio':>6} {'start-up s':>10}")

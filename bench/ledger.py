@@ -11,13 +11,15 @@ import argparse
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
 from serving.engines.machine import this_machine
 from serving.store.ledger import named_queries, open_ledger, write_ledger
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sheet import where
 
 TIMES = 5
 
@@ -36,7 +38,7 @@ def main() -> int:
     with duckdb.connect(str(file), read_only=True, config={"threads": len(machine.cores)}) as ledger:
         rows = ledger.execute("SELECT count(*) FROM rows").fetchone()
         took = {query.name: timed(ledger, query.sql) for query in named_queries().values()}
-    print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; {rows[0] if rows else 0:,} rows")
+    print(f"{where(machine)}; {rows[0] if rows else 0:,} rows")
     print(f"every hash checked, views made: {checked_s:.2f} s; the file: {written_s:.2f} s")
     for name, each in sorted(took.items(), key=lambda one: -statistics.median(one[1])):
         print(f"{name:18} {statistics.median(each):6.3f} s  {max(each):6.3f}")

@@ -25,7 +25,7 @@ from serving.store.ledger import ask, open_ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
 from labelled import Labelled, short_tasks
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "near_saving.csv"
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     settle(Path(".gristmill").resolve())
     machine = taken_on(this_machine())
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}; {options.pairs} pairs, seed {options.seed}")
+    print(f"{where(this_machine())}; {options.pairs} pairs, seed {options.seed}")
     with tempfile.TemporaryDirectory(prefix="near-saving-") as scratch:
         job, progress = job_of(Path(scratch), options.pairs, options.seed), Lines(None)
         print(calibrate(lambda: open_work(job, Path(scratch) / "calibrated", progress), CALIBRATED_ROWS))

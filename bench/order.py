@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from serving.engines.machine import Machine, this_machine
 
 sys.path.insert(0, str(Path(__file__).parent))
 from order_tables import MAX_TOKENS, TABLES, Table, make
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 RESULTS = Path("bench/results/order.csv")
 ROWS, SLOTS, KV_SHARE = 2000, 64, 0.05
@@ -63,7 +62,7 @@ def foretold(table: Table) -> Places:
 
 def main() -> int:
     machine = this_machine()
-    print(f"{machine.cpu}, {datetime.now(UTC):%Y-%m-%d}; {ROWS} rows a table, {SLOTS} slots; simulated")
+    print(f"{where(machine)}; {ROWS} rows a table, {SLOTS} slots; simulated")
     print(f"{'':18} {'':15} {'hits at 5 %':>11} {'unbounded':>9} {'time':>6} {'end':>6} {'s/10k rows':>10}")
     measured = []
     for name in TABLES:

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from serving.models.shape import shape_of
 from serving.records import Endpoint, Request, Sampling
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/order_engine.csv")
@@ -84,7 +83,7 @@ def main() -> int:
                 runs.append(one_run(engine, policy, number, first_token=1 + number * len(POLICIES) + at))
                 record(machine, runs[-1:])
                 print(f"  round {number + 1}  {policy:16} {runs[-1].seconds:7.1f} s", flush=True)
-    show(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}", runs)
+    show(f"{where(machine)}", runs)
     return 0
 
 

@@ -15,14 +15,13 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.engines.machine import this_machine
 
 sys.path.insert(0, str(Path(__file__).parent))
 from logs import without_redundancy, write
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 HERE = Path(__file__).parent.resolve()
 MODEL = Path("models/smollm2-135m-instruct").resolve()
@@ -55,7 +54,7 @@ def main() -> int:
             for file in ("clean", "poisoned"):
                 runs.append(one_run(Path(folder), python, file, number, options.rows))
                 add_rows(RESULTS, [{**taken_on(machine), "rows": options.rows, **columns(runs[-1])}])
-    print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; {options.rows} rows")
+    print(f"{where(machine)}; {options.rows} rows")
     show(runs)
     return 0
 

@@ -9,13 +9,15 @@ step and the operations a second.
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.engine_config import Batching, EngineConfig
 from serving.engines.machine import settled, this_machine
 from serving.engines.vllm_environment import child_environment
 from serving.environment import settle
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sheet import where
 
 CONFIG = Path("models/smollm2-135m-instruct/config.json")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 256)
@@ -55,9 +57,7 @@ def main() -> int:
     command = [sys.executable, "-P", "-c", CHILD, order]
     said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     numbers = sum(deep * wide * count for deep, wide, count in shapes)
-    print(
-        f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; {numbers / 1e6:.0f} million weights"
-    )
+    print(f"{where(machine)}; {numbers / 1e6:.0f} million weights")
     print(f"{'rows':>5}{'vLLM ms':>10}{'GFLOP/s':>9}{'torch ms':>10}{'ratio':>7}")
     for line in said.stdout.splitlines():
         rows, vllm_s, torch_s = json.loads(line)

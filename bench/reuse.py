@@ -36,7 +36,7 @@ from serving.store.run import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
 from labelled import Labelled, answering, paraphrases, templated
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 ROOT = Path(__file__).resolve().parent.parent
 WHEELS, EMBEDDER = ROOT / ".gristmill" / "wheels", ROOT / "models" / "all-minilm-l6-v2"
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--min-similarity", type=float, default=0.8)
     options = parser.parse_args()
     machine = taken_on(this_machine())
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}; seed {options.seed}")
+    print(f"{where(this_machine())}; seed {options.seed}")
     near = []
     for name, rows in (("templates", templated(WHEELS, options.seed)), ("paraphrases", paraphrases(WHEELS))):
         print(f"\n{name}: {len(rows)} prompts of {len({row.task for row in rows})} tasks", flush=True)

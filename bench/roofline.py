@@ -14,7 +14,6 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.engine_config import Batching, EngineConfig, ModelShape, PagedCache
@@ -27,7 +26,7 @@ from serving.models.shape import shape_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from counting import counting
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/roofline.csv")
@@ -68,7 +67,7 @@ def main() -> int:
             for batch in BATCHES
             for share in shares(engine, 1 + number, batch, shape, weights, number_bytes, flops, bandwidth)
         ]
-    print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; {config.precision.weights}")
+    print(f"{where(machine)}; {config.precision.weights}")
     print(
         f"ceilings    {flops / 1e9:.0f} GFLOP/s in a product of matrices, {bandwidth / 1e9:.1f} GB/s read from memory"
     )

@@ -1,6 +1,6 @@
 """The quantized model beside the full one on prompts with published answers: what it gets wrong, and what it saves.
 
-    python bench/routing.py [--rows 2000] [--parts 4] [--seed 1]
+    python bench/routing.py [--rows 2000] [--parts 4] [--seed 1] [--hardware aws/c7a.large]
 
 Each model answers every part as a job of its own, in turn, and the full one once more with another batch, whose
 disagreement with itself is the noise floor. Flips are counted against the published answers, both ways; agreement as a
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from flows.answer import answer
 from flows.progress import Silent
 from flows.receipt import Receipt
+from optimizer.catalogue.catalogue import price_of_hardware
 from optimizer.certificate import Certificate, audits_needed, drawn
 from optimizer.judges import normalised
 from serving.config import parse_job
@@ -33,16 +35,15 @@ from serving.store.ledger import ask, open_ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
 from labelled import Labelled, short_tasks
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 ROOT = Path(__file__).resolve().parent.parent
 WHEELS = ROOT / ".gristmill" / "wheels"
 FULL, QUANTIZED = ROOT / "models" / "smollm2-135m-instruct", ROOT / "models" / "smollm2-135m-instruct-w8a8"
 RESULTS = Path(__file__).parent / "results" / "routing.csv"
-USD_PER_HOUR = "0.0765"  # aws/c7a.large
 MAX_TOKENS = 12
 DELTA = 0.05
-CONTENDERS = {"full": (FULL, 64), "quantized": (QUANTIZED, 64), "full again": (FULL, 24)}  # model, sequences at once
+CONTENDERS = {"full": (FULL, 1.0), "quantized": (QUANTIZED, 1.0), "full again": (FULL, 0.375)}  # model, of a full batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +59,36 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000)
     parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--hardware", default="aws/c7a.large", help="whose price an hour here has")
     options = parser.parse_args()
     rows = short_tasks(WHEELS, options.rows, options.seed)
-    machine = taken_on(this_machine())
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}; {len(rows)} prompts, seed {options.seed}")
+    machine, usd_per_hour = this_machine(), price_of_hardware(options.hardware).usd_per_hour
+    assert usd_per_hour is not None
+    print(f"{where(machine)}; {len(rows)} prompts, seed {options.seed}; {options.hardware}")
     found: dict[str, list[Ran]] = {name: [] for name in CONTENDERS}
     for part, places in enumerate(np.array_split(np.arange(len(rows)), options.parts)):
-        for name, (model, slots) in CONTENDERS.items():
-            ran = run([rows[place] for place in places], places.tolist(), model, slots)
+        for name, (model, share) in CONTENDERS.items():
+            engine = {"kind": "vllm", "max_num_seqs": round(share * machine.usual_batching.max_num_seqs)}
+            ran = run([rows[place] for place in places], places.tolist(), model, engine, options.hardware)
             found[name].append(ran)
             print(
                 f"  part {part + 1}  {name:10}  {ran.engine_s:7.1f} s of engine, {ran.start_up_s:5.1f} s to start",
                 flush=True,
             )
             one = {"contender": name, "part": part, "rows": len(places), "engine_s": f"{ran.engine_s:.2f}"}
-            add_rows(RESULTS, [{**machine, **one, "start_up_s": f"{ran.start_up_s:.2f}", "usd": f"{ran.usd:.6f}"}])
+            add_rows(
+                RESULTS, [{**taken_on(machine), **one, "start_up_s": f"{ran.start_up_s:.2f}", "usd": f"{ran.usd:.6f}"}]
+            )
     texts = {name: {row: text for ran in parts for row, text in ran.texts.items()} for name, parts in found.items()}
     quality(rows, texts)
     certificates(rows, texts, options.seed)
-    savings(found)
-    by_itself(rows)
+    savings(found, usd_per_hour)
+    by_itself(rows, options.hardware)
 
 
-def run(rows: Sequence[Labelled], numbers: Sequence[int], model: Path, slots: int) -> Ran:
+def run(rows: Sequence[Labelled], numbers: Sequence[int], model: Path, engine: dict[str, Any], hardware: str) -> Ran:
     with tempfile.TemporaryDirectory(prefix="routing-") as folder:
-        receipt = job(Path(folder), rows, numbers, {"full": str(model)}, {"kind": "vllm", "max_num_seqs": slots})
+        receipt = job(Path(folder), rows, numbers, {"full": str(model)}, engine, hardware)
         answers = (receipt.run.export / "results.jsonl").read_text().splitlines()
         [lane] = receipt.lanes
         usd = float(lane["rows_usd"] + lane["start_up_usd"])
@@ -95,6 +101,7 @@ def job(
     numbers: Sequence[int],
     model: dict[str, str],
     engine: dict[str, Any],
+    hardware: str,
     **more: Any,
 ) -> Receipt:
     lines = (
@@ -106,7 +113,7 @@ def job(
         "dataset": {"path": str(folder / "in.jsonl")},
         "model": model,
         "engine": engine,
-        "price": {"usd_per_hour": USD_PER_HOUR},
+        "price": {"hardware": hardware},
         **more,
     }
     return answer(parse_job(sections, "job"), folder / "runs", Silent())
@@ -175,14 +182,14 @@ def certificates(rows: Sequence[Labelled], texts: dict[str, dict[int, str]], see
             )
 
 
-def savings(found: dict[str, list[Ran]]) -> None:
+def savings(found: dict[str, list[Ran]], usd_per_hour: Decimal) -> None:
     """Of all rows on the quantized model against all on the full one; the interval is Student's over the parts."""
     ratios = [full.engine_s / cheap.engine_s for full, cheap in zip(found["full"], found["quantized"], strict=True)]
     mean, half = statistics.mean(ratios), _half(ratios)
     seconds = sum(full.engine_s for full in found["full"]) - sum(cheap.engine_s for cheap in found["quantized"])
     start_s = statistics.mean(ran.start_up_s for ran in found["quantized"])
     net_s = seconds - start_s
-    usd = net_s / 3600 * float(USD_PER_HOUR)
+    usd = net_s / 3600 * float(usd_per_hour)
     print(f"the quantized model's speed is {mean:.2f} times the full one's ({mean - half:.2f} to {mean + half:.2f})")
     print(
         f"all rows on it save {seconds:.0f} s of engine, {net_s:.0f} s after a start-up of {start_s:.0f} s, ${usd:.6f}"
@@ -197,12 +204,12 @@ def _half(ratios: Sequence[float]) -> float:
     return float(t.ppf(0.975, len(ratios) - 1)) * statistics.stdev(ratios) / math.sqrt(len(ratios))
 
 
-def by_itself(rows: Sequence[Labelled]) -> None:
+def by_itself(rows: Sequence[Labelled], hardware: str) -> None:
     """What a certified job does here."""
     with tempfile.TemporaryDirectory(prefix="routing-") as folder:
         receipt = job(
             Path(folder), rows, range(len(rows)), {"full": str(FULL), "quantized": str(QUANTIZED)}, {"kind": "vllm"},
-            route={"to_quantized": "certified"}, quality={"max_wrong": 0.05, "judge": "normalised"},
+            hardware, route={"to_quantized": "certified"}, quality={"max_wrong": 0.05, "judge": "normalised"},
         )  # fmt: skip
         print(f"\n{receipt}")
         with open_ledger(receipt.run.folder.parent) as ledger:

@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.engine_config import Batching, EngineConfig, PagedCache
@@ -33,7 +32,7 @@ from serving.environment import settle
 
 sys.path.insert(0, str(Path(__file__).parent))
 from logs import like_logs, without_redundancy, write
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 HERE = Path(__file__).parent
 MODEL = Path("models/smollm2-135m-instruct").resolve()
@@ -82,7 +81,7 @@ def main() -> int:
                 if contender != DEFAULTS or options.defaults:
                     timed.append(timed_run(contender, file, number, Path(folder)))
                     add_rows(RESULTS, [{**taken_on(machine), **_columns(timed[-1])}])
-    print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}")
+    print(f"{where(machine)}")
     show(timed)
     return 0
 

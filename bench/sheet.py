@@ -10,8 +10,18 @@ from serving.engines.machine import Machine
 
 
 def taken_on(machine: Machine) -> dict[str, object]:
-    date = f"{datetime.now(UTC):%Y-%m-%d}"
-    return {"date": date, "cpu": machine.cpu, "cores": len(machine.cores), "python": platform.python_version()}
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": ", ".join(gpu.name for gpu in machine.gpus) or machine.cpu,
+        "cores": len(machine.cores),
+        "python": platform.python_version(),
+    }
+
+
+def where(machine: Machine) -> str:
+    """The same in words, as a figure is quoted with."""
+    taken = taken_on(machine)
+    return f"{taken['machine']}, {taken['cores']} cores, {taken['date']}"
 
 
 def add_rows(file: Path, rows: Sequence[Mapping[str, object]]) -> None:

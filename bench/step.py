@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.engine_config import Batching, EngineConfig, PagedCache
@@ -22,7 +21,7 @@ from serving.environment import settle
 
 sys.path.insert(0, str(Path(__file__).parent))
 from counting import counting
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/step.csv")
@@ -53,7 +52,7 @@ def main() -> int:
     ]
     if compiled:
         variants += [Variant("compiled, first start", compiled=True), Variant("compiled, second start", compiled=True)]
-    print(f"{machine.cpu}, {len(machine.cores)} cores, {datetime.now(UTC):%Y-%m-%d}; ms a decode step, {STEPS} steps")
+    print(f"{where(machine)}; ms a decode step, {STEPS} steps")
     print(f"{'':24}{'batch':>5}{'step':>8}" + "".join(f"{part:>12}" for part in PARTS) + f"{'start s':>9}")
     for variant in variants:
         said = measured(variant, machine)

@@ -27,7 +27,7 @@ from serving.environment import settle
 from serving.records import Interval, Usage
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sheet import add_rows, taken_on
+from sheet import add_rows, taken_on, where
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "time_left.csv"
@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     settle(Path(".gristmill").resolve())
     machine = taken_on(this_machine())
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}")
+    print(where(this_machine()))
     print(f"{'job':12} {'round':>5} {'of rows':>8} {'told s':>8} {'[90 %]':>16} {'was s':>8} {'off':>7}")
     with tempfile.TemporaryDirectory(prefix="time-left-") as scratch:
         if options.job is not None:
