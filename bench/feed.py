@@ -1,12 +1,12 @@
 """What a continuous feed is worth over barriers: a long file in one window, and in parts that wait for their last row.
 
-    python bench/feed.py [--parts 5] [--rows 512]
+    python bench/feed.py [--parts 5] [--rows 512] [--shape Llama-3.1-8B]
 
 One engine runs both, in the order of the file, so that nothing but the feed differs. The rows count on from numbers of
 their own, for as many tokens as a long-tailed mix gives them, and their prompts are about as long as their answers, as
-in ShareGPT. Fed continuously, a part is so many rows finished, whichever they are. Prints the median over the parts, as
-a long file is made of, and the whole with the one tail that a continuous feed has too; adds raw figures to
-bench/results/feed.csv.
+in ShareGPT. With --shape, for GPUs, weights and prompts are random, of a model of that shape. Fed continuously, a part
+is so many rows finished, whichever they are. Prints the median over the parts, as a long file is made of, and the whole
+with the one tail that a continuous feed has too; adds raw figures to bench/results/feed.csv.
 """
 
 import argparse
@@ -17,15 +17,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from serving.engine_config import Batching, EngineConfig, PagedCache
-from serving.engines.machine import settled, this_machine
-from serving.engines.vllm_engine import VllmEngine
+from serving.engines import vllm_engine
+from serving.engines.machine import Machine, settled, this_machine
 from serving.environment import settle
-from serving.records import Request
+from serving.records import Endpoint, Request, Sampling
 
 sys.path.insert(0, str(Path(__file__).parent))
 from counting import counting
+from gpu import dummy_arguments
+from random_models import CONFIGS, random_prompts, save_shape
 from sheet import add_rows, taken_on, where
 
 MODEL = Path("models/smollm2-135m-instruct")
@@ -47,34 +50,54 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What a continuous feed is worth over barriers.")
     parser.add_argument("--parts", type=int, default=5)
     parser.add_argument("--rows", type=int, default=512, help="of a part")
+    parser.add_argument("--shape", choices=sorted(CONFIGS), help="of a model whose weights are random")
     options = parser.parse_args()
     settle(Path(".gristmill").resolve())
     machine = this_machine()
     cache = PagedCache(memory_gib=KV_GIB, prefix_caching=False)
     config = EngineConfig(cache=cache, batching=Batching(SLOTS), max_model_len=CONTEXT_TOKENS)
-    engine = VllmEngine(MODEL, settled(config, machine), machine, Path(".gristmill/bench.log"), lambda: False, None)
     parts: list[Part] = []
-    with engine:
-        for _ in engine.run(iter(rows_of(0, SLOTS))):  # the first steps of an engine are slower
+    with TemporaryDirectory() as scratch, engine_of(options.shape, config, machine, Path(scratch)) as engine:
+        for _ in engine.run(iter(rows_of(options.shape, 0, SLOTS))):  # the first steps of an engine are slower
             pass
-        rows = rows_of(1, options.parts * options.rows)
+        rows = rows_of(options.shape, 1, options.parts * options.rows)
         for feed in (BARRIERS, CONTINUOUS):
             for part in measured(engine, rows, feed, options.rows):
                 parts.append(part)
-                add_rows(RESULTS, [{**taken_on(machine), "rows": options.rows, **columns(part)}])
+                figures = {"model": options.shape or MODEL.name, "rows": options.rows, **columns(part)}
+                add_rows(RESULTS, [{**taken_on(machine), **figures}])
                 print(f"  {feed:10} part {part.part + 1} {part.seconds:7.1f} s", flush=True)
     print(f"{where(machine)}; vLLM, {SLOTS} sequences at once")
     show(parts, options.rows)
     return 0
 
 
-def rows_of(number: int, count: int) -> list[Request]:
-    draw = random.Random(number)
-    lengths = (min(MOST_TOKENS, max(1, round(MEDIAN_TOKENS * draw.lognormvariate(0.0, SPREAD)))) for _ in range(count))
-    return list(counting(MODEL, ((draw.randrange(1000), PROMPT_TOKENS, tokens) for tokens in lengths)))
+def engine_of(shape: str | None, config: EngineConfig, machine: Machine, scratch: Path) -> vllm_engine.VllmEngine:
+    model = MODEL
+    if shape is not None:
+        vllm_engine.vllm_arguments = dummy_arguments
+        model = save_shape(scratch / shape, shape)
+    log = Path(".gristmill/bench.log")
+    return vllm_engine.VllmEngine(model, settled(config, machine), machine, log, lambda: False, None)
 
 
-def measured(engine: VllmEngine, rows: list[Request], feed: str, part_rows: int) -> Iterator[Part]:
+def rows_of(shape: str | None, seed: int, count: int) -> list[Request]:
+    draw = random.Random(seed)
+    drawn = [(_length(draw), draw.randrange(1000)) for _ in range(count)]
+    if shape is None:
+        return list(counting(MODEL, ((first, PROMPT_TOKENS, tokens) for tokens, first in drawn)))
+    prompts = random_prompts(shape, PROMPT_TOKENS, count, seed)
+    return [
+        Request(row, str(row), Endpoint.COMPLETION, (), Sampling(max_tokens=tokens), prompt)
+        for row, ((tokens, _), prompt) in enumerate(zip(drawn, prompts, strict=True))
+    ]
+
+
+def _length(draw: random.Random) -> int:
+    return min(MOST_TOKENS, max(1, round(MEDIAN_TOKENS * draw.lognormvariate(0.0, SPREAD))))
+
+
+def measured(engine: vllm_engine.VllmEngine, rows: list[Request], feed: str, part_rows: int) -> Iterator[Part]:
     at_a_time = part_rows if feed == BARRIERS else len(rows)
     began, finished, output_tokens = time.monotonic(), 0, 0
     for start in range(0, len(rows), at_a_time):
