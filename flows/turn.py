@@ -42,9 +42,7 @@ def places(machine: Machine, ranks: int) -> list[str]:
     same order, so that two runs never wait for each other."""
     if not machine.has_gpu:
         return [f"core-{core}" for core in sorted(machine.cores)]
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = seen.split(",") if seen else [str(number) for number in range(len(machine.gpus))]
-    return sorted(f"gpu-{gpu.strip().replace('/', '-')}" for gpu in gpus[:ranks])
+    return sorted(f"gpu-{gpu.number.replace('/', '-')}" for gpu in machine.gpus[:ranks])
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """What this machine can run, and the engine settings that follow: read from the kernel, no library needed."""
 
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.engine_config import Batching, EngineConfig, PagedCache
+from serving.engines.gpus import Gpu, nvidia_gpus
 
 GIB = 2**30
 MAX_AUTO_KV_GIB = 8.0
@@ -18,13 +17,6 @@ ON_CPU, ON_GPU = Batching(), Batching(max_num_seqs=256, max_num_batched_tokens=8
 
 class CannotRun(ValueError):
     """These settings cannot run on this machine; the message says why, and what can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    name: str
-    memory_bytes: int
-    capability: float  # NVIDIA's compute capability: 8.0 Ampere, 8.9 Ada, 9.0 Hopper, 10.0 Blackwell
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ def this_machine() -> Machine:
         flags=frozenset(_field(cpu, "flags").split()),
         memory_bytes=memory["MemTotal"],
         available_bytes=memory["MemAvailable"],
-        gpus=_nvidia_gpus(),
+        gpus=nvidia_gpus(memory["MemTotal"]),
     )
 
 
@@ -119,17 +111,3 @@ def _field(cpuinfo: str, name: str) -> str:
 def _meminfo() -> dict[str, int]:
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-
-
-def _nvidia_gpus() -> tuple[Gpu, ...]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    query = [tool, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    found = subprocess.run(query, capture_output=True, text=True, timeout=20)
-    lines = found.stdout.strip().splitlines() if found.returncode == 0 else []
-    return tuple(_gpu(*line.rsplit(", ", 2)) for line in lines)
-
-
-def _gpu(name: str, memory_mib: str, capability: str) -> Gpu:
-    return Gpu(name, int(memory_mib) * 2**20, float(capability))

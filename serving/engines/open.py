@@ -90,8 +90,8 @@ def warm_up(
 
     config, machine = settled_for(section, lane, model, adapters)
     with log.open("ab") as output:
-        for place, part in enumerate(parts_of(machine, config.parallelism.data)):
-            environment = child_environment(config, part, section.python, place)
+        for part in parts_of(machine, config.parallelism.data):
+            environment = child_environment(config, part, section.python)
             servers.of(section.python, environment, log).start(output.fileno())
 
 

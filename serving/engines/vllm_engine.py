@@ -51,7 +51,7 @@ class VllmEngine:
         self.processes = [
             VllmProcess(
                 vllm_arguments(model, config),
-                servers.of(python, child_environment(config, part, python, place), log),
+                servers.of(python, child_environment(config, part, python), log),
                 config.adapters,
                 log if place == 0 else log.with_suffix(f".{place}.log"),
                 "" if meter is None else str(meter.path.resolve()),

@@ -1,10 +1,10 @@
 """What an engine's process needs in its environment before it starts; none of our secrets among it."""
 
-import os
 import sys
 from pathlib import Path
 
 from serving.engine_config import EngineConfig
+from serving.engines.gpus import VISIBLE
 from serving.engines.machine import Machine
 from serving.environment import for_a_child, own_folder
 
@@ -17,8 +17,8 @@ KEEP_MEMORY = {
 }
 
 
-def child_environment(config: EngineConfig, machine: Machine, python: str | None, place: int = 0) -> dict[str, str]:
-    """Of the process at this `place` among those side by side; `machine` is its part of the machine."""
+def child_environment(config: EngineConfig, machine: Machine, python: str | None) -> dict[str, str]:
+    """Of one of the processes side by side; `machine` is its part of the machine."""
     environment = for_a_child()
     # No plugin of vLLM is loaded: whatever is installed beside it could change how it answers.
     environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_HOST_IP": "127.0.0.1", "VLLM_PLUGINS": ""}
@@ -31,13 +31,10 @@ def child_environment(config: EngineConfig, machine: Machine, python: str | None
     if not config.compiled:
         # vLLM compiles some small functions of its own at their first use, three seconds each, even when eager.
         environment["TORCHDYNAMO_DISABLE"] = "1"
-    if machine.has_gpu and config.parallelism.data > 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = (
-            visible.split(",") if visible else [str(gpu) for gpu in range(len(machine.gpus) * config.parallelism.data)]
-        )
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[place :: config.parallelism.data])
-    if not machine.has_gpu:
+    if machine.has_gpu:  # by the driver's numbers, which follow its order, not CUDA's own
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        environment[VISIBLE] = ",".join(gpu.number for gpu in machine.gpus)
+    else:
         environment |= _cpu_environment(config.parallelism.ranks, machine, python)
     return environment
 

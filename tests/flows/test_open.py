@@ -7,7 +7,8 @@ import pytest
 from flows import open as opening
 from flows.open import batched_for_this_machine
 from serving.config import Job, parse_job
-from serving.engines.machine import GIB, Gpu, this_machine
+from serving.engines.gpus import Gpu
+from serving.engines.machine import GIB, this_machine
 
 WITH_GPU = replace(this_machine(), gpus=(Gpu("NVIDIA H200", 141 * GIB, 9.0),))
 WITHOUT = replace(WITH_GPU, gpus=())

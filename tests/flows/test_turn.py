@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from flows.limits import Stopped
 from flows.turn import places, turn
 from serving.config import EngineSection
-from serving.engines.machine import CannotRun, Gpu, Machine
+from serving.engines.gpus import Gpu
+from serving.engines.machine import CannotRun, Machine
 
 HOLDS = """
 import fcntl, os, sys, time
@@ -32,7 +34,14 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def machine(cores: int = 2, gpus: int = 0) -> Machine:
-    return Machine("a CPU", tuple(range(cores)), frozenset(), 2**34, 2**33, (Gpu("H100", 2**36, 9.0),) * gpus)
+    return Machine(
+        "a CPU",
+        tuple(range(cores)),
+        frozenset(),
+        2**34,
+        2**33,
+        tuple(Gpu("H100", 2**36, 9.0, str(number)) for number in range(gpus)),
+    )
 
 
 def job(kind: str = "vllm", said: list[str] | None = None, stop: Any = lambda: False) -> Any:
@@ -91,13 +100,12 @@ def test_an_engine_elsewhere_waits_for_nobody(kind: str) -> None:
         pass
 
 
-def test_gpus_are_those_that_are_seen_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+def test_an_engine_on_gpus_holds_the_first_that_it_sees_by_the_drivers_numbers() -> None:
     assert places(machine(), 1) == ["core-0", "core-1"]
     assert places(machine(gpus=4), 2) == ["gpu-0", "gpu-1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 2")
-    assert places(machine(gpus=2), 2) == ["gpu-2", "gpu-3"]
-    assert places(machine(gpus=2), 1) == ["gpu-3"]
+    some = replace(machine(), gpus=tuple(Gpu("H100", 2**36, 9.0, number) for number in "32"))
+    assert places(some, 2) == ["gpu-2", "gpu-3"]
+    assert places(some, 1) == ["gpu-3"]
 
 
 def test_a_folder_that_another_user_could_hold_up_is_refused(own_folder: Path) -> None:

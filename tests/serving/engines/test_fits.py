@@ -17,7 +17,8 @@ from serving.engine_config import (
     Speculation,
 )
 from serving.engines.fits import check_fit, reasons_against
-from serving.engines.machine import GIB, CannotRun, Gpu, Machine, settled
+from serving.engines.gpus import Gpu
+from serving.engines.machine import GIB, CannotRun, Machine, settled
 from serving.models.folder import ModelFolder
 
 OLD_CPU = Machine("an old Xeon", tuple(range(12)), frozenset({"avx2"}), 16 * GIB, 8 * GIB, ())

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from serving.engine_config import Batching, EngineConfig, PagedCache, Precision
-from serving.engines.machine import GIB, Gpu, Machine, settled, this_machine
+from serving.engines.gpus import Gpu
+from serving.engines.machine import GIB, Machine, settled, this_machine
 
 L4 = Gpu("NVIDIA L4", 24 * GIB, 8.9)
 OLD_CPU = Machine("an old Xeon", (0, 1, 2, 3), frozenset({"avx2", "fma"}), 16 * GIB, 8 * GIB, ())

@@ -8,9 +8,10 @@ import pytest
 
 from serving.engine_config import EngineConfig, PagedCache, Parallelism
 from serving.engines import fork_server
-from serving.engines.machine import GIB, Gpu, Machine, settled
+from serving.engines.gpus import Gpu
+from serving.engines.machine import GIB, Machine, settled
 from serving.engines.vllm_arguments import vllm_arguments
-from serving.engines.vllm_engine import VllmEngine, rates_from_steps
+from serving.engines.vllm_engine import VllmEngine, parts_of, rates_from_steps
 from serving.engines.vllm_environment import child_environment
 from serving.environment import STATE
 from serving.records import Endpoint, Message, Rates, Request, Sampling
@@ -188,6 +189,14 @@ def test_ranks_share_the_cores_out() -> None:
 
 def test_a_gpu_needs_no_cores_bound() -> None:
     assert "VLLM_CPU_OMP_THREADS_BIND" not in child_environment(CONFIG, GPU, None)
+
+
+def test_an_engine_gets_the_gpus_of_its_part_by_the_drivers_numbers() -> None:
+    gpus = tuple(replace(GPU.gpus[0], number=number) for number in ("3", "5", "6", "7"))
+    parts = parts_of(replace(GPU, gpus=gpus), 2)
+    seen = [child_environment(CONFIG, part, None) for part in parts]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in seen] == ["3,6", "5,7"]
+    assert {one["CUDA_DEVICE_ORDER"] for one in seen} == {"PCI_BUS_ID"}
 
 
 def test_a_gpu_does_not_wait_for_rows_to_be_read_and_told() -> None:
