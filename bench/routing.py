@@ -1,11 +1,12 @@
 """The quantized model beside the full one on prompts with published answers: what it gets wrong, and what it saves.
 
-    python bench/routing.py [--rows 2000] [--parts 4] [--seed 1] [--hardware aws/c7a.large]
+    python bench/routing.py [--rows 2000] [--parts 4] [--seed 1] [--hardware aws/c7a.large] [--itself]
 
 Each model answers every part as a job of its own, in turn, and the full one once more with another batch, whose
 disagreement with itself is the noise floor. Flips are counted against the published answers, both ways; agreement as a
 job's judge sees it. Then what a job with route.to_quantized = "certified" would promise of these answers, by the same
-looks as it makes, and what such a job does on this machine by itself. Adds raw figures to bench/results/routing.csv.
+looks as it makes, and what such a job does on this machine by itself, once `gristmill calibrate` knows both engines;
+--itself shows that alone. Adds raw figures to bench/results/routing.csv.
 """
 
 import argparse
@@ -24,13 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.answer import answer
-from flows.progress import Silent
-from flows.receipt import Receipt
+from flows.calibrate import calibrate
+from flows.open import open_work
+from flows.progress import Lines, Silent
 from optimizer.catalogue.catalogue import price_of_hardware
 from optimizer.certificate import Certificate, audits_needed, drawn
 from optimizer.judges import normalised
-from serving.config import parse_job
-from serving.engines.machine import this_machine
+from serving.config import Job, parse_job
+from serving.engines.machine import Machine, this_machine
+from serving.environment import settle
 from serving.store.ledger import ask, open_ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -43,6 +46,7 @@ FULL, QUANTIZED = ROOT / "models" / "smollm2-135m-instruct", ROOT / "models" / "
 RESULTS = Path(__file__).parent / "results" / "routing.csv"
 MAX_TOKENS = 12
 DELTA = 0.05
+CALIBRATED_ROWS = 256
 CONTENDERS = {"full": (FULL, 1.0), "quantized": (QUANTIZED, 1.0), "full again": (FULL, 0.375)}  # model, of a full batch
 
 
@@ -60,11 +64,19 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hardware", default="aws/c7a.large", help="whose price an hour here has")
+    parser.add_argument("--itself", action="store_true", help="only what a certified job does by itself")
     options = parser.parse_args()
+    settle(Path(".gristmill").resolve())
     rows = short_tasks(WHEELS, options.rows, options.seed)
     machine, usd_per_hour = this_machine(), price_of_hardware(options.hardware).usd_per_hour
     assert usd_per_hour is not None
     print(f"{where(machine)}; {len(rows)} prompts, seed {options.seed}; {options.hardware}")
+    if not options.itself:
+        compare(rows, machine, options, usd_per_hour)
+    by_itself(rows, options.hardware)
+
+
+def compare(rows: Sequence[Labelled], machine: Machine, options: argparse.Namespace, usd_per_hour: Decimal) -> None:
     found: dict[str, list[Ran]] = {name: [] for name in CONTENDERS}
     for part, places in enumerate(np.array_split(np.arange(len(rows)), options.parts)):
         for name, (model, share) in CONTENDERS.items():
@@ -83,12 +95,12 @@ def main() -> None:
     quality(rows, texts)
     certificates(rows, texts, options.seed)
     savings(found, usd_per_hour)
-    by_itself(rows, options.hardware)
 
 
 def run(rows: Sequence[Labelled], numbers: Sequence[int], model: Path, engine: dict[str, Any], hardware: str) -> Ran:
     with tempfile.TemporaryDirectory(prefix="routing-") as folder:
-        receipt = job(Path(folder), rows, numbers, {"full": str(model)}, engine, hardware)
+        asked = job(Path(folder), rows, numbers, {"full": str(model)}, engine, hardware)
+        receipt = answer(asked, Path(folder) / "runs", Silent())
         answers = (receipt.run.export / "results.jsonl").read_text().splitlines()
         [lane] = receipt.lanes
         usd = float(lane["rows_usd"] + lane["start_up_usd"])
@@ -103,7 +115,7 @@ def job(
     engine: dict[str, Any],
     hardware: str,
     **more: Any,
-) -> Receipt:
+) -> Job:
     lines = (
         {"custom_id": str(number), "body": {"messages": row.messages, "max_tokens": MAX_TOKENS, "temperature": 0}}
         for number, row in zip(numbers, rows, strict=True)
@@ -116,7 +128,7 @@ def job(
         "price": {"hardware": hardware},
         **more,
     }
-    return answer(parse_job(sections, "job"), folder / "runs", Silent())
+    return parse_job(sections, "job")
 
 
 def _answer(line: str) -> tuple[int, str]:
@@ -205,12 +217,15 @@ def _half(ratios: Sequence[float]) -> float:
 
 
 def by_itself(rows: Sequence[Labelled], hardware: str) -> None:
-    """What a certified job does here."""
-    with tempfile.TemporaryDirectory(prefix="routing-") as folder:
-        receipt = job(
-            Path(folder), rows, range(len(rows)), {"full": str(FULL), "quantized": str(QUANTIZED)}, {"kind": "vllm"},
+    """What a certified job does on a machine that knows what both models take."""
+    with tempfile.TemporaryDirectory(prefix="routing-") as scratch:
+        folder, progress = Path(scratch), Lines(None)
+        asked = job(
+            folder, rows, range(len(rows)), {"full": str(FULL), "quantized": str(QUANTIZED)}, {"kind": "vllm"},
             hardware, route={"to_quantized": "certified"}, quality={"max_wrong": 0.05, "judge": "normalised"},
         )  # fmt: skip
+        print(calibrate(lambda: open_work(asked, folder / "calibrated", progress), CALIBRATED_ROWS))
+        receipt = answer(asked, folder / "runs", progress)
         print(f"\n{receipt}")
         with open_ledger(receipt.run.folder.parent) as ledger:
             lanes = ask(ledger, "SELECT lane, count(*) FROM rows GROUP BY lane").rows

@@ -26,8 +26,8 @@ Known = Mapping[str, tuple[EngineKey, Measured | None]]
 
 
 def calibrate(opened: Callable[[], Work], rows: int, step: Step = run_here) -> str:
-    """So many rows of each lane; as many again, of those that are left, while what they took explains itself badly.
-    Older steps fade as newer ones come (serving.engines.measured). `opened` opens the job's run.
+    """So many rows of each lane; more of those that are left, while what they took explains itself badly, and twice as
+    many where they were too few steps, as short answers are. Older steps fade as newer ones come (serving.engines.measured). `opened` opens the job's run.
 
     Raises:
         BadJob: there is no engine of ours to measure.
@@ -42,13 +42,14 @@ def calibrate(opened: Callable[[], Work], rows: int, step: Step = run_here) -> s
         known = {
             name: (engine := engine_of(work, lane), what_is_known(engine)) for name, lane in work.job.lanes.items()
         }
-        unclear = _unclear(known)
-        if not unclear or not receipt.counts["expired"] or work.limits.stop():
+        few, unclear = _few(known), _unclear(known)
+        if not (few or unclear) or not receipt.counts["expired"] or work.limits.stop():
             break
         if number + 1 < MOST_ROUNDS:
-            work.progress.say(f"{unclear}; {rows} more rows")
+            rows *= 2 if few else 1
+            work.progress.say(f"{'; '.join([*few, *unclear])}; {rows} more rows")
     return "\n".join(
-        [*_report(known), *_ceilings(work), *([f"{unclear}; calibrate again when it is quiet"] if unclear else [])]
+        [*_report(known), *few, *_ceilings(work), *(f"{why}; calibrate again when it is quiet" for why in unclear)]
     )
 
 
@@ -70,18 +71,27 @@ def _ceilings(work: Work) -> list[str]:
     ]
 
 
-def _unclear(known: Known) -> str:
+def _few(known: Known) -> list[str]:
+    """The lanes of which nothing is known yet, in words."""
+    return [
+        f"{name}: its engine ran too few steps here to learn from"
+        for name, (_, measured) in known.items()
+        if measured is None
+    ]
+
+
+def _unclear(known: Known) -> list[str]:
     """What cannot be relied on, in words; nothing where all can."""
     left = {
         name: unexplained(measured.evidence, fitted(measured.evidence))
         for name, (_, measured) in known.items()
         if measured is not None
     }
-    return "; ".join(
+    return [
         f"{name}: {share:.0%} of a step's time is not explained by what it computed, so this machine was busy"
         for name, share in left.items()
         if share > CLEAR
-    )
+    ]
 
 
 def _report(known: Known) -> list[str]:
@@ -92,9 +102,7 @@ def _report(known: Known) -> list[str]:
     cells = [_cells(name, measured) for name, (_, measured) in known.items() if measured is not None]
     files = sorted({str(engine.file) for engine, measured in known.values() if measured is not None})
     lines = in_columns([heading, *cells], [False, *[True] * (len(heading) - 1)])
-    unknown = [name for name, (_, measured) in known.items() if measured is None]
-    missing = [f"{name}: its engine ran too few steps here to learn from" for name in unknown]
-    return [*lines, *missing, *(f"kept in {file}" for file in files)]
+    return [*lines, *(f"kept in {file}" for file in files)]
 
 
 def _cells(name: str, measured: Measured) -> tuple[str, ...]:

@@ -15,12 +15,13 @@ LANE = Lane("full", "model")
 
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Calibrate with so much left unexplained, round by round, and so many rows open after each; how many rounds."""
+    """Calibrate with so much left unexplained, round by round (None: too few steps to know), and so many rows open after
+    each; the rows of each round, and the report."""
 
-    def run(noise: list[float], still_open: int = 1) -> tuple[int, str]:
+    def run(noise: list[float | None], still_open: int = 1) -> tuple[list[int], str]:
         done: list[int] = []
-        left: Iterator[float] = iter(noise)
-        now = [0.0]
+        left: Iterator[float | None] = iter(noise)
+        now: list[float | None] = [0.0]
 
         def answered(work: Any, step: Any, rows: int) -> Any:
             done.append(rows)
@@ -29,7 +30,9 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(module, "answer_work", answered)
         monkeypatch.setattr(module, "engine_of", lambda work, lane: "engine")
-        monkeypatch.setattr(module, "what_is_known", lambda engine: SimpleNamespace(evidence=None))
+        monkeypatch.setattr(
+            module, "what_is_known", lambda engine: None if now[0] is None else SimpleNamespace(evidence=None)
+        )
         monkeypatch.setattr(module, "fitted", lambda evidence: None)
         monkeypatch.setattr(module, "unexplained", lambda evidence, times: now[0])
         monkeypatch.setattr(module, "_report", lambda known: ["a table"])
@@ -40,27 +43,35 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> Any:
             progress=SimpleNamespace(say=lambda text: None),
         )
         report = calibrate(lambda: work, 16)  # type: ignore[arg-type, return-value]
-        return len(done), report
+        return done, report
 
     return run
 
 
 def test_a_quiet_machine_is_measured_once(rounds: Any) -> None:
-    assert rounds([CLEAR / 2]) == (1, "a table")
+    assert rounds([CLEAR / 2]) == ([16], "a table")
 
 
 def test_a_machine_that_was_busy_is_measured_again(rounds: Any) -> None:
-    assert rounds([2 * CLEAR, CLEAR / 2]) == (2, "a table")
+    assert rounds([2 * CLEAR, CLEAR / 2]) == ([16, 16], "a table")
 
 
 def test_a_machine_that_stays_busy_is_said_to_be(rounds: Any) -> None:
-    count, report = rounds([2 * CLEAR] * MOST_ROUNDS)
-    assert count == MOST_ROUNDS
+    done, report = rounds([2 * CLEAR] * MOST_ROUNDS)
+    assert len(done) == MOST_ROUNDS
     assert "full: 50% of a step's time is not explained" in report
     assert "calibrate again when it is quiet" in report
 
 
+def test_too_few_steps_are_followed_by_twice_the_rows(rounds: Any) -> None:
+    assert rounds([None, None, CLEAR / 2]) == ([16, 32, 64], "a table")
+
+
+def test_what_stays_unknown_is_said(rounds: Any) -> None:
+    assert rounds([None], still_open=0) == ([16], "a table\nfull: its engine ran too few steps here to learn from")
+
+
 def test_no_row_is_answered_twice_for_it(rounds: Any) -> None:
-    count, report = rounds([2 * CLEAR], still_open=0)
-    assert count == 1
+    done, report = rounds([2 * CLEAR], still_open=0)
+    assert done == [16]
     assert "calibrate again" in report
