@@ -27,7 +27,8 @@ Known = Mapping[str, tuple[EngineKey, Measured | None]]
 
 def calibrate(opened: Callable[[], Work], rows: int, step: Step = run_here) -> str:
     """So many rows of each lane; more of those that are left, while what they took explains itself badly, and twice as
-    many where they were too few steps, as short answers are. Older steps fade as newer ones come (serving.engines.measured). `opened` opens the job's run.
+    many where they were too few steps, as short answers are. Older steps fade as newer ones come
+    (serving.engines.measured). `opened` opens the job's run.
 
     Raises:
         BadJob: there is no engine of ours to measure.

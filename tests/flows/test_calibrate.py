@@ -15,8 +15,8 @@ LANE = Lane("full", "model")
 
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Calibrate with so much left unexplained, round by round (None: too few steps to know), and so many rows open after
-    each; the rows of each round, and the report."""
+    """Calibrate with so much left unexplained, round by round, or None for too few steps to know; and so many rows open
+    after each. The rows of each round, and the report."""
 
     def run(noise: list[float | None], still_open: int = 1) -> tuple[list[int], str]:
         done: list[int] = []
