@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     settle(Path(".gristmill").resolve())
-    machine = taken_on(this_machine())
-    print(f"{where(this_machine())}; {options.pairs} pairs, seed {options.seed}")
+    machine = this_machine()
+    print(f"{where(machine)}; {options.pairs} pairs, seed {options.seed}")
     with tempfile.TemporaryDirectory(prefix="near-saving-") as scratch:
         job, progress = job_of(Path(scratch), options.pairs, options.seed), Lines(None)
         print(calibrate(lambda: open_work(job, Path(scratch) / "calibrated", progress), CALIBRATED_ROWS))
@@ -57,7 +57,7 @@ def main() -> None:
         print(f"{factor:15} foretold {predicted:.6f} ({low:.6f} to {high:.6f}), was {measured:.6f}: {off:+.1%}")
         figures = {"predicted": predicted, "low_90": low, "high_90": high, "measured": measured, "within": within}
         which = {"pairs": options.pairs, "seed": options.seed, "max_wrong": MAX_WRONG, "factor": factor}
-        add_rows(RESULTS, [{**machine, **which, **figures}])
+        add_rows(RESULTS, [{**taken_on(machine), **which, **figures}])
 
 
 def job_of(folder: Path, pairs: int, seed: int) -> Job:

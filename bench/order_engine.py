@@ -83,7 +83,7 @@ def main() -> int:
                 runs.append(one_run(engine, policy, number, first_token=1 + number * len(POLICIES) + at))
                 record(machine, runs[-1:])
                 print(f"  round {number + 1}  {policy:16} {runs[-1].seconds:7.1f} s", flush=True)
-    show(f"{where(machine)}", runs)
+    show(where(machine), runs)
     return 0
 
 

@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--min-similarity", type=float, default=0.8)
     options = parser.parse_args()
-    machine = taken_on(this_machine())
-    print(f"{where(this_machine())}; seed {options.seed}")
+    machine = this_machine()
+    print(f"{where(machine)}; seed {options.seed}")
     near = []
     for name, rows in (("templates", templated(WHEELS, options.seed)), ("paraphrases", paraphrases(WHEELS))):
         print(f"\n{name}: {len(rows)} prompts of {len({row.task for row in rows})} tasks", flush=True)
@@ -79,7 +79,7 @@ def main() -> None:
             found = f"{served:5} served ({served / len(rows):5.1%}), {wrong:5} of them wrong ({share})"
             print(f"  {contender:20} {found}{more}", flush=True)
             figures = {"set": name, "contender": contender, "rows": len(rows), "served": served, "wrong": wrong}
-            add_rows(RESULTS, [{**machine, "seed": options.seed, **figures}])
+            add_rows(RESULTS, [{**taken_on(machine), "seed": options.seed, **figures}])
         near.append(nearest(kept, vectors, options.min_similarity))
     validity(near, options.seed)
     cost_of_the_promise()

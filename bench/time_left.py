@@ -22,7 +22,7 @@ from flows.open import open_work
 from flows.pace import Ahead, Pace, Tell
 from flows.progress import Silent
 from serving.config import Job, load_job, parse_job
-from serving.engines.machine import this_machine
+from serving.engines.machine import Machine, this_machine
 from serving.environment import settle
 from serving.records import Interval, Usage
 
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     settle(Path(".gristmill").resolve())
-    machine = taken_on(this_machine())
-    print(where(this_machine()))
+    machine = this_machine()
+    print(where(machine))
     print(f"{'job':12} {'round':>5} {'of rows':>8} {'told s':>8} {'[90 %]':>16} {'was s':>8} {'off':>7}")
     with tempfile.TemporaryDirectory(prefix="time-left-") as scratch:
         if options.job is not None:
@@ -83,7 +83,7 @@ def main() -> None:
                 show(name, number, seen, machine)
 
 
-def show(name: str, number: int, seen: Watched, machine: dict[str, object]) -> None:
+def show(name: str, number: int, seen: Watched, machine: Machine) -> None:
     for share, (at_s, told) in sorted(seen.told.items()):
         was = seen.ended_s - at_s
         off = told.value / was - 1 if was else 0.0
@@ -93,7 +93,7 @@ def show(name: str, number: int, seen: Watched, machine: dict[str, object]) -> N
         )
         figures = {"share": share, "told_s": f"{told.value:.2f}", "low_90_s": f"{told.low_90:.2f}",
                    "high_90_s": f"{told.high_90:.2f}", "was_s": f"{was:.2f}"}  # fmt: skip
-        add_rows(RESULTS, [{**machine, "job": name, "round": number + 1, **figures}])
+        add_rows(RESULTS, [{**taken_on(machine), "job": name, "round": number + 1, **figures}])
 
 
 def long_tailed(folder: Path) -> Job:

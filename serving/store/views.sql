@@ -88,7 +88,7 @@ GROUP BY run_id HAVING count(full_usd) = count(*);
 -- digit. A row is credited to the one lever that it was answered by.
 CREATE VIEW savings AS
 WITH ran AS MATERIALIZED (  -- all rows are gone through once, however many steps rest on them
-    SELECT run_id, lane, source, sum(full_usd) AS full_usd, sum(usd) AS usd, count(full_usd) = count(*) AS known
+    SELECT run_id, lane, source, sum(full_usd) AS full_usd, sum(usd) AS usd, count(full_usd) = count(*) AS all_priced
     FROM rows_at_full_rates GROUP BY run_id, lane, source
 ), step AS (
     SELECT run_id, 1 AS place, 'exact duplicates' AS step, sum(full_usd) AS saved_usd
@@ -116,7 +116,7 @@ WITH ran AS MATERIALIZED (  -- all rows are gone through once, however many step
 )
 SELECT step.run_id, place, step, saved_usd::DECIMAL(38, 12) AS saved_usd,
        CASE WHEN place < 6 THEN 'estimated' ELSE 'measured' END AS known
-FROM step WHERE saved_usd <> 0 AND run_id IN (SELECT run_id FROM ran GROUP BY run_id HAVING bool_and(known));
+FROM step WHERE saved_usd <> 0 AND run_id IN (SELECT run_id FROM ran GROUP BY run_id HAVING bool_and(all_priced));
 
 -- What was predicted of a run against what it took, factor by factor: cost = (tokens x seconds a token + start-up) x
 -- price. `made` says when: plan, before the first row ran; pilot, after the first of them had. `lane` is null for the
