@@ -134,7 +134,7 @@ def _answer(
         if _needs_certificate(work, settlement.lane):
             portions = _certified(work, settlement, pending)
         else:
-            portions = iter([pending]) if pilot is None else pilot.portions(pending)
+            portions = iter([pending]) if pilot is None else pilot.portions(pending, start_up_s)
         for some in chain.from_iterable(map(quarantine.turns, chain(portions, _uncertified(work, settlement)))):
             for completion in settlement.engine.run(settlement.fed(feed(work, settlement.lane.name, some))):
                 most_tokens = settlement.in_flight.get(completion.row, 0)

@@ -2,6 +2,7 @@
 whether another engine is still worth its start."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -10,7 +11,7 @@ import numpy as np
 
 from flows.ahead import more_of
 from flows.forecast import Basis, bases, forecast, in_words
-from flows.joining import worth_joining
+from flows.joining import worth_joining, worth_no_start
 from flows.learning import LEAST_STEPS
 from flows.members import Rows, pending_rows
 from flows.open import Work
@@ -31,6 +32,7 @@ class Pilot:
     spent_usd: Decimal  # before the lane began
     _output_tokens: dict[int, int] = field(default_factory=dict)  # of an answer, by row
     _taken: bool = False
+    _weighed: bool = False  # whether the later lanes were forecast against this engine
     _joined: list[Lane] = field(default_factory=list)  # whose rows the engine that runs is to answer as well
 
     def due(self, completion: Completion) -> bool:
@@ -51,25 +53,35 @@ class Pilot:
         if here is None or following is None:
             return
         told = [(lane, rows, basis) for (lane, rows), basis in zip(self.lanes, [here, *following], strict=True)]
+        self._weighed = True
         if worth_joining(self.work, told):
             (lane, rows, _), *others = told
-            self._joined = [other for other, _, _ in others]
-            more = more_of(self.work, np.concatenate([rows for _, rows, _ in others]))
-            no_more_s = sum(self.work.expected_s.get(other.name, 0.0) for other in self._joined)
-            self.work.progress.more(replace(more, later_s=-no_more_s))
-            told = [(lane, np.union1d(rows, np.concatenate([theirs for _, theirs, _ in others])), here)]
+            theirs = np.concatenate([rows for _, rows, _ in others])
+            self._join([other for other, _, _ in others], theirs)
+            told = [(lane, np.union1d(rows, theirs), here)]
         found = forecast(self.work, told, self.spent_usd)
         write_prediction(self.work.run, "pilot", found)
         self.work.expected_s.update((lane.lane, lane.seconds.value) for lane in found.lanes)
         self.work.progress.say(f"after {len(self._output_tokens)} rows: {in_words(found)}")
 
-    def portions(self, pending: Rows) -> Iterator[Rows]:
+    def portions(self, pending: Rows, start_up_s: float) -> Iterator[Rows]:
         """What the first lane's engine is to answer, one after the other: its own, then what the look found that it
         should answer as well. A lane whose rows it has answered starts no engine; what is left when it dies, does."""
+        began_s = time.monotonic()
         yield pending
+        if not self._weighed and len(pending):
+            s_per_row = (time.monotonic() - began_s) / len(pending)
+            running, *others = (lane for lane, _ in self.lanes)
+            if worth_no_start(self.work, running, s_per_row, start_up_s, others):
+                self._join(others, np.concatenate([rows for _, rows in self.lanes[1:]]))
         for lane in self._joined:
             if len(rows := pending_rows(self.work, lane)):
                 yield rows
+
+    def _join(self, others: list[Lane], rows: Rows) -> None:
+        self._joined = others
+        no_more_s = sum(self.work.expected_s.get(other.name, 0.0) for other in others)
+        self.work.progress.more(replace(more_of(self.work, rows), later_s=-no_more_s))
 
     def _basis(self, evidence: StepEvidence, start_up_s: float) -> Basis | None:
         """What was known, at the speed of now: a few rows tell how fast a machine is, not which part of a step is."""

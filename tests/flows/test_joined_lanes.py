@@ -23,7 +23,7 @@ def joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
     def found(work, lanes):  # type: ignore[no-untyped-def]
         assert [len(rows) for _, rows in lanes] == [4, 6]
-        return Pilot(work, lanes, Decimal(0), _taken=True, _joined=[lane for lane, _ in lanes[1:]])
+        return Pilot(work, lanes, Decimal(0), _taken=True, _weighed=True, _joined=[lane for lane, _ in lanes[1:]])
 
     monkeypatch.setattr("flows.answer.pilot_of", found)
     models = {"full": str(FULL), "quantized": str(QUANTIZED)}

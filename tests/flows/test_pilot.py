@@ -1,5 +1,6 @@
 """After a run's first rows: whether another engine is still worth its start."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -69,7 +70,7 @@ def ready(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read
 
 def joined(pilot: Pilot) -> list[list[int]]:
     pilot.take(steps(10.0), 12.0)
-    return [rows.tolist() for rows in pilot.portions(np.arange(10))]
+    return [rows.tolist() for rows in pilot.portions(np.arange(10), 12.0)]
 
 
 def test_rows_that_are_sooner_done_here_than_another_engine_is_are_answered_here(ready: Ready) -> None:
@@ -99,9 +100,29 @@ def test_what_is_not_sure_changes_nothing(ready: Ready) -> None:
         assert joined(pilot) == [list(range(10))]
 
 
-def test_before_the_look_a_lane_answers_its_own_rows_alone(ready: Ready) -> None:
+def unseen(pilot: Pilot, s_per_row: float, start_up_s: float) -> list[list[int]]:
+    """What is answered here by an engine that shows nothing of its steps."""
+    pilot.take(None, start_up_s)
+    answered = []
+    for rows in pilot.portions(np.arange(10), start_up_s):
+        answered.append(rows.tolist())
+        time.sleep(s_per_row * len(rows))
+    return answered
+
+
+def test_rows_that_take_less_here_than_any_start_does_are_answered_here(ready: Ready) -> None:
     with ready() as (_, pilot):
-        assert [rows.tolist() for rows in pilot.portions(np.arange(10))] == [list(range(10))]
+        assert unseen(pilot, 0.001, 1.0) == [list(range(10)), list(range(10, 30))]
+
+
+def test_rows_that_may_be_worth_a_start_get_an_engine_of_their_own(ready: Ready) -> None:
+    with ready() as (_, pilot):
+        assert unseen(pilot, 0.01, 0.2) == [list(range(10))]
+
+
+def test_a_rule_that_the_job_states_is_kept_whatever_a_start_takes(ready: Ready) -> None:
+    with ready("short") as (_, pilot):
+        assert unseen(pilot, 0.0, 100.0) == [list(range(10))]
 
 
 def test_to_leave_the_lane_open_is_another_job_than_to_state_it(tmp_path: Path) -> None:
