@@ -1,17 +1,16 @@
 """A run's answers and errors in the form of OpenAI Batch output, in the order of the input."""
 
 from collections.abc import Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from msgspec import Struct
 
 from serving.own_json import own_json
-from serving.records import Choice, Endpoint
+from serving.store.batch_output import refused, result
 from serving.store.durable import make_folder, write_blocks
 from serving.store.run import Run, UnknownRun
-from serving.store.schemas import choices_from
 
 if TYPE_CHECKING:
     import duckdb
@@ -45,8 +44,8 @@ def export(run: Run, ledger: "duckdb.DuckDBPyConnection") -> tuple[Path, Path]:
     make_folder(run.export)
     results, errors = run.export / "results.jsonl", run.export / "errors.jsonl"
     answered, failed = (_blocks(ledger, sql, run.run_id, rows_in) for sql in (ANSWERS, ERRORS))
-    write_blocks(results, (_lines(_result(run.run_id, created_unix_s, *row) for row in block) for block in answered))
-    write_blocks(errors, (_lines(_error(run.run_id, *row) for row in block) for block in failed))
+    write_blocks(results, (_lines(result(run.run_id, created_unix_s, *row) for row in block) for block in answered))
+    write_blocks(errors, (_lines(refused(run.run_id, *row) for row in block) for block in failed))
     return results, errors
 
 
@@ -58,72 +57,14 @@ def _blocks(ledger: "duckdb.DuckDBPyConnection", sql: str, run_id: str, rows_in:
             FETCHED_ROWS
         )
         for batch in found:
-            yield zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            yield zip(*_columns(batch), strict=True)
 
 
-def _lines(values: Iterator[dict[str, Any]]) -> bytes:
+def _columns(batch: pa.RecordBatch) -> Iterator[list[Any]]:
+    """Money as text: a decimal for each row takes longer than all the rest of it."""
+    for column in batch.columns:
+        yield (column.cast(pa.string()) if pa.types.is_decimal(column.type) else column).to_pylist()
+
+
+def _lines(values: Iterator[Struct]) -> bytes:
     return b"".join(own_json(value) + b"\n" for value in values)
-
-
-def _result(run_id: str, created_unix_s: int, row: int, custom_id: str, *answer: Any) -> dict[str, Any]:
-    name = f"{run_id}-{row}"
-    response = {"status_code": 200, "request_id": name, "body": _body(name, created_unix_s, *answer)}
-    return {"id": name, "custom_id": custom_id, "response": response, "error": None}
-
-
-def _body(
-    name: str,
-    created_unix_s: int,
-    endpoint: str,
-    choices: str,
-    model: str,
-    prompt_tokens: int,
-    completion_tokens: int,
-    cached_tokens: int,
-    lane: str,
-    source: str,
-    answered_by: int,
-    usd: Decimal,
-) -> dict[str, Any]:
-    chat = endpoint == Endpoint.CHAT
-    return {
-        "id": f"{'chatcmpl' if chat else 'cmpl'}-{name}",
-        "object": "chat.completion" if chat else "text_completion",
-        "created": created_unix_s,
-        "model": model,
-        "choices": [_choice(place, choice, chat) for place, choice in enumerate(choices_from(choices))],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": cached_tokens},
-        },
-        # Ours, beside the standard fields: where the answer came from and what it cost.
-        "gristmill": {"lane": lane, "source": source, "answered_by_row": answered_by, "usd": str(usd)},
-    }
-
-
-def _choice(place: int, choice: Choice, chat: bool) -> dict[str, Any]:
-    tokens = choice.logprobs
-    if chat:
-        logprobs: Any = None if tokens is None else {"content": tokens}
-        message = {"role": "assistant", "content": choice.text, "refusal": None}
-        return {"index": place, "finish_reason": choice.finish_reason, "message": message, "logprobs": logprobs}
-    logprobs = None if tokens is None else _side_by_side(tokens)
-    return {"index": place, "finish_reason": choice.finish_reason, "text": choice.text, "logprobs": logprobs}
-
-
-def _side_by_side(tokens: list[dict[str, Any]]) -> dict[str, Any]:
-    """The completions endpoint lists tokens and numbers in lists of their own."""
-    return {
-        "tokens": [token["token"] for token in tokens],
-        "token_logprobs": [token["logprob"] for token in tokens],
-        "top_logprobs": [{top["token"]: top["logprob"] for top in token["top_logprobs"]} for token in tokens],
-    }
-
-
-def _error(
-    run_id: str, row: int, custom_id: str | None, file: str, line: int, code: str, reason: str
-) -> dict[str, Any]:
-    error = {"code": code, "message": reason, "file": file, "line": line}
-    return {"id": f"{run_id}-{row}", "custom_id": custom_id, "response": None, "error": error}
