@@ -13,6 +13,7 @@ import numpy as np
 from flows.candidates import levers
 from flows.certify import certify, share
 from flows.decisions import DECISIONS
+from flows.garbage import rarely_searched
 from flows.lane import answer_lane, lanes_to_run
 from flows.limits import Stopped, StopReason
 from flows.members import Rows, most_pending_rows
@@ -52,7 +53,7 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
         return take_receipt(work.run, StopReason.NONE)
     for name, model in work.models.items():
         check_engine(work.job.engine, work.job.lanes[name], model, work.adapters)
-    with work.held(), noted(work):
+    with work.held(), noted(work), rarely_searched():
         book_the_past(work)
         _warm_up(work)
         try:
