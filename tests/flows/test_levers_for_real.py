@@ -28,8 +28,10 @@ to_quantized = "certified"
 judge = "{judge}"
 max_wrong = 0.45
 repeats = 20
+# By tokens: by the hour, no engine might be worth its start for so few rows.
 [price]
-usd_per_hour = 0.1
+input_usd_per_mtok = 0.1
+output_usd_per_mtok = 0.4
 """
 THINGS = [
     "apple",
