@@ -16,6 +16,7 @@ CANDIDATES = """
 SELECT 'near' AS lever, count(*) AS rows FROM near WHERE run_id = $run
 UNION ALL SELECT lane, count(*) FROM routes WHERE run_id = $run AND lane <> 'full' GROUP BY lane
 """
+DRAWN = "SELECT lever, count(*) FROM looks WHERE run_id = $run AND audited GROUP BY lever"
 SERVED = """
 SELECT CASE source WHEN 'semantic' THEN 'near' ELSE lane END AS lever, count(*) AS rows
 FROM rows WHERE run_id = $run AND (source = 'semantic' OR lane <> 'full') GROUP BY ALL
@@ -25,12 +26,14 @@ NOISE = "SELECT count(*) AS pairs, count(*) FILTER (NOT agrees) AS differ FROM n
 
 def promises(ledger: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
     job = run.facts["job"]
-    candidates, served = (_by_lever(ledger, sql, run) for sql in (CANDIDATES, SERVED))
+    candidates, drawn, served = (_by_lever(ledger, sql, run) for sql in (CANDIDATES, DRAWN, SERVED))
     looks: dict[Lever, list[tuple[Any, ...]]] = {lever: [] for lever in _asked(job)}
     for lever, *told in ledger.execute(LOOKS, {"run": run.run_id}).fetchall():
         looks[lever].append(tuple(told))
     lines = [
-        f"{_answers(lever)}: {_promise(seen, candidates.get(lever, 0), served.get(lever, 0), job['quality'])}"
+        f"{_answers(lever)}: {_promise(seen, served.get(lever, 0), job['quality'])}"
+        if seen
+        else f"{_answers(lever)}: none. {candidates[lever]} rows could be, {_why_none(lever, drawn.get(lever, 0))}"
         for lever, seen in looks.items()
         if seen or candidates.get(lever)
     ]
@@ -49,10 +52,15 @@ def _answers(lever: Lever) -> str:
     return "near-duplicates" if lever == NEAR else f"{lever} answers"
 
 
-def _promise(looks: list[tuple[Any, ...]], candidates: int, served: int, quality: dict[str, Any]) -> str:
+def _why_none(lever: Lever, drawn: int) -> str:
+    if not drawn:
+        return "too few for a certificate that audits only some of them"
+    ended = "the run ended before its audits did"
+    return ended if lever == NEAR else f"but its engine was not worth a start, or {ended}"
+
+
+def _promise(looks: list[tuple[Any, ...]], served: int, quality: dict[str, Any]) -> str:
     confidence = f"with {quality['confidence']:.0%} confidence"
-    if not looks:
-        return f"none. {candidates} rows could be, too few for a certificate that audits only some of them"
     seen = [f"{audited} of {rows} audited, {wrong} wrong" for rows, audited, wrong, _, _ in looks]
     *_, wrong, most_wrong, certified = looks[-1]
     if not certified:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from flows.answer import answer, answer_work
 from flows.open import open_work
+from flows.pilot import Pilot
 from flows.progress import Silent
 from flows.receipt import Receipt
 from flows.report.sentences import report
@@ -75,6 +77,18 @@ def test_a_sample_of_a_job_serves_nothing_that_no_audit_has_borne_out(
     receipt = run()
     assert lanes(receipt) == {"full": 5}
     assert {lane for lane, _ in asked} == {"full"}
+
+
+def test_a_lane_that_is_not_worth_any_start_is_left_to_the_full_model(
+    run: Callable[..., Receipt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.answer.pilot_of", lambda work, lanes: Pilot(work, lanes, Decimal(0)))
+    monkeypatch.setattr("flows.joining.UNKNOWN_START", 1e9)
+    receipt = run()
+    assert lanes(receipt) == {"full": ROWS}
+    assert Counter(asked) == {("full", row): 1 for row in range(ROWS)}
+    verify(receipt.run)
+    assert f"{ROWS} rows could be, but its engine was not worth a start" in report(receipt.run)
 
 
 def told(receipt: Receipt, sql: str) -> list[tuple[Any, ...]]:
