@@ -17,7 +17,7 @@ from serving.store.meter import Meter, Spent
 from serving.store.schemas import usage_columns
 from serving.store.segments import Chain, Span
 
-COMMIT_ROWS = 4096  # rows that become durable with one fsync, some 4 ms
+COMMIT_ROWS = 1024  # rows that become durable with one fsync, some 4 ms
 COMMIT_S = 1.0  # and no finished row waits longer than this to be durable
 SEAL_ROWS = 8192  # rows of a segment: few files, each of a size that reads well
 SEAL_S = 30.0  # and no row waits longer than this to be seen in the ledger

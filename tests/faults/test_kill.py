@@ -12,7 +12,7 @@ from tests.faults.files import books
 
 PROMPTS = 16_000
 KILLS = 15
-PACE = ("--set", "engine.echo_s=0.0002")  # some 4,096 answers become durable at a time, about once a second
+PACE = ("--set", "engine.echo_s=0.0002")  # 1,024 answers become durable at a time, so some three times a second
 
 
 def prompts() -> list[dict[str, Any]]:
