@@ -1,7 +1,7 @@
 """Python's search for reference cycles, made rare while a job runs.
 
 Rows, requests and answers hold none. Yet each allocation brings the next search nearer, and it looks at all that is
-alive, with every module that was imported: which is a good part of the time that the rows of a fast engine take.
+alive, every imported module among it: a good part of the time that the rows of a fast engine take.
 """
 
 import gc
