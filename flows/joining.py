@@ -19,7 +19,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from flows.forecast import Basis, forecast
-from flows.members import Rows, pending_rows
+from flows.members import Rows
 from flows.open import Work
 from serving.records import Lane
 
@@ -45,15 +45,16 @@ def worth_joining(work: Work, lanes: Sequence[tuple[Lane, Rows, Basis]]) -> bool
     return True
 
 
-def worth_no_start(work: Work, running: Lane, s_per_row: float, start_up_s: float, others: Sequence[Lane]) -> bool:
+def worth_no_start(
+    work: Work, running: Lane, s_per_row: float, start_up_s: float, others: Sequence[tuple[Lane, Rows]]
+) -> bool:
     """The same of lanes that nothing is known of, once the engine that runs has none of its own rows left. It took
     `start_up_s` to start, and then `s_per_row`."""
-    rows = sum(len(pending_rows(work, lane)) for lane in others)
-    here_s, least_s = s_per_row * rows, UNKNOWN_START * start_up_s
-    if not rows or not _is_open(work) or here_s >= least_s:
+    here_s, least_s = s_per_row * sum(len(rows) for _, rows in others), UNKNOWN_START * start_up_s
+    if not others or not _is_open(work) or here_s >= least_s:
         return False
     work.progress.say(
-        f"{running.name}: answers for {', '.join(lane.name for lane in others)} as well, in some {here_s:.1f} s; to"
+        f"{running.name}: answers for {', '.join(lane.name for lane, _ in others)} as well, in some {here_s:.1f} s; to"
         f" start another engine would take {least_s:.0f} at the least"
     )
     return True

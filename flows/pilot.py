@@ -55,10 +55,8 @@ class Pilot:
         told = [(lane, rows, basis) for (lane, rows), basis in zip(self.lanes, [here, *following], strict=True)]
         self._weighed = True
         if worth_joining(self.work, told):
-            (lane, rows, _), *others = told
-            theirs = np.concatenate([rows for _, rows, _ in others])
-            self._join([other for other, _, _ in others], theirs)
-            told = [(lane, np.union1d(rows, theirs), here)]
+            lane, rows = self.lanes[0]
+            told = [(lane, np.union1d(rows, self._join()), here)]
         found = forecast(self.work, told, self.spent_usd)
         write_prediction(self.work.run, "pilot", found)
         self.work.expected_s.update((lane.lane, lane.seconds.value) for lane in found.lanes)
@@ -71,17 +69,20 @@ class Pilot:
         yield pending
         if not self._weighed and len(pending):
             s_per_row = (time.monotonic() - began_s) / len(pending)
-            running, *others = (lane for lane, _ in self.lanes)
+            (running, _), *others = self.lanes
             if worth_no_start(self.work, running, s_per_row, start_up_s, others):
-                self._join(others, np.concatenate([rows for _, rows in self.lanes[1:]]))
+                self._join()
         for lane in self._joined:
             if len(rows := pending_rows(self.work, lane)):
                 yield rows
 
-    def _join(self, others: list[Lane], rows: Rows) -> None:
-        self._joined = others
-        no_more_s = sum(self.work.expected_s.get(other.name, 0.0) for other in others)
+    def _join(self) -> Rows:
+        """The rows of the later lanes, which are this engine's from now on."""
+        self._joined = [lane for lane, _ in self.lanes[1:]]
+        rows = np.concatenate([rows for _, rows in self.lanes[1:]])
+        no_more_s = sum(self.work.expected_s.get(lane.name, 0.0) for lane in self._joined)
         self.work.progress.more(replace(more_of(self.work, rows), later_s=-no_more_s))
+        return rows
 
     def _basis(self, evidence: StepEvidence, start_up_s: float) -> Basis | None:
         """What was known, at the speed of now: a few rows tell how fast a machine is, not which part of a step is."""

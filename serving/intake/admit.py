@@ -143,7 +143,7 @@ class Admission:
         request = Request(self.rows, custom_id, endpoint, messages, sampling, token_ids, adapter)
         scope = self.form.scope if adapter is None else f"{self.form.scope}+{adapter}"
         common = (scope, endpoint, sampling_json(sampling))
-        history = tuple([(message.role, message.content) for message in messages[:-1]])
+        history = tuple((message.role, message.content) for message in messages[:-1])
         key = _digest(*common, "prompt", text)
         frame = _frame(*common, history, messages[-1].role)
         return Admitted(request, raw.file, raw.line, key, frame, messages[-1].content)

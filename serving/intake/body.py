@@ -112,9 +112,10 @@ def _bare_prompt(value: Any) -> tuple[Message, ...]:
 
 def read_sampling(endpoint: Endpoint, body: Mapping[str, Any], default: Sampling) -> Sampling:
     fields: dict[str, Any] = {}
-    for name in sorted(body.keys() & RANGES.keys(), key=PLACES.__getitem__):  # few of them, in most bodies
-        if (value := body[name]) is not None:
-            fields[NAMES.get(name, name)] = _number(f"body.{name}", value, *RANGES[name])
+    for name, kind, low, high in RANGES:
+        value = body.get(name)
+        if value is not None:
+            fields[NAMES.get(name, name)] = _number(f"body.{name}", value, kind, low, high)
     if body.get("stop") is not None:
         fields["stop"] = _stops(body["stop"])
     if body.get("response_format") is not None:
@@ -128,20 +129,19 @@ def _sampling(default: Sampling, fields: tuple[tuple[str, Any], ...]) -> Samplin
     return structs.replace(default, **dict(fields))
 
 
-RANGES: dict[str, tuple[Kind, float, float]] = {
-    "max_tokens": ("integer", 1, MAX_OUTPUT_TOKENS),
-    "max_completion_tokens": ("integer", 1, MAX_OUTPUT_TOKENS),
-    "temperature": ("number", 0, 2),
-    "top_p": ("number", 1e-6, 1),
-    "top_k": ("integer", 0, 1_000_000),
-    "min_p": ("number", 0, 1),
-    "seed": ("integer", -(2**63) + 1, 2**63 - 1),
-    "n": ("integer", 1, MAX_CHOICES),
-    "presence_penalty": ("number", -2, 2),
-    "frequency_penalty": ("number", -2, 2),
-    "repetition_penalty": ("number", 0.01, 2),
-}
-PLACES = {name: place for place, name in enumerate(RANGES)}  # of two names for one thing, the later one counts
+RANGES: tuple[tuple[str, Kind, float, float], ...] = (
+    ("max_tokens", "integer", 1, MAX_OUTPUT_TOKENS),
+    ("max_completion_tokens", "integer", 1, MAX_OUTPUT_TOKENS),
+    ("temperature", "number", 0, 2),
+    ("top_p", "number", 1e-6, 1),
+    ("top_k", "integer", 0, 1_000_000),
+    ("min_p", "number", 0, 1),
+    ("seed", "integer", -(2**63) + 1, 2**63 - 1),
+    ("n", "integer", 1, MAX_CHOICES),
+    ("presence_penalty", "number", -2, 2),
+    ("frequency_penalty", "number", -2, 2),
+    ("repetition_penalty", "number", 0.01, 2),
+)
 NAMES = {"max_completion_tokens": "max_tokens"}
 
 

@@ -100,6 +100,11 @@ def test_what_is_not_sure_changes_nothing(ready: Ready) -> None:
         assert joined(pilot) == [list(range(10))]
 
 
+def test_before_the_look_a_lane_answers_its_own_rows_alone(ready: Ready) -> None:
+    with ready() as (_, pilot):
+        assert [rows.tolist() for rows in pilot.portions(np.arange(10), 0.0)] == [list(range(10))]
+
+
 def unseen(pilot: Pilot, s_per_row: float, start_up_s: float) -> list[list[int]]:
     """What is answered here by an engine that shows nothing of its steps."""
     pilot.take(None, start_up_s)

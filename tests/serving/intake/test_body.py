@@ -21,7 +21,6 @@ from serving.records import Endpoint, Message, Sampling
 CHAT, COMPLETION = Endpoint.CHAT, Endpoint.COMPLETION
 DEFAULT = Sampling(max_tokens=7)
 ASKED = {"messages": [{"role": "user", "content": "hi"}]}
-LINES = [(name, *spec) for name, spec in RANGES.items()]
 
 
 def sampling(endpoint: Endpoint = CHAT, **fields: Any) -> Sampling:
@@ -49,25 +48,25 @@ def schema(value: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": value}}
 
 
-@pytest.mark.parametrize(("name", "kind", "low", "high"), LINES, ids=list(RANGES))
+@pytest.mark.parametrize(("name", "kind", "low", "high"), RANGES, ids=[line[0] for line in RANGES])
 def test_both_ends_of_a_range_are_allowed(name: str, kind: str, low: float, high: float) -> None:
     assert [getattr(sampling(**{name: edge}), NAMES.get(name, name)) for edge in (low, high)] == [low, high]
 
 
-@pytest.mark.parametrize(("name", "kind", "low", "high"), LINES, ids=list(RANGES))
+@pytest.mark.parametrize(("name", "kind", "low", "high"), RANGES, ids=[line[0] for line in RANGES])
 def test_a_number_beyond_its_range_is_refused(name: str, kind: str, low: float, high: float) -> None:
     step = 1 if kind == "integer" else 0.001
     for value in (low - step, high + step):
         assert_refused("E_PARAM", f"body.{name} is {value!r}; it must be a", {**ASKED, name: value})
 
 
-@pytest.mark.parametrize(("name", "kind"), [line[:2] for line in LINES], ids=list(RANGES))
+@pytest.mark.parametrize(("name", "kind"), [line[:2] for line in RANGES], ids=[line[0] for line in RANGES])
 @pytest.mark.parametrize("value", ["1", True, [1], float("nan")])
 def test_what_is_not_a_number_is_refused(name: str, kind: str, value: Any) -> None:
     assert_refused("E_PARAM", f"body.{name} is {value!r}", {**ASKED, name: value})
 
 
-@pytest.mark.parametrize("name", [line[0] for line in LINES if line[1] == "integer"])
+@pytest.mark.parametrize("name", [line[0] for line in RANGES if line[1] == "integer"])
 def test_a_fraction_is_no_integer(name: str) -> None:
     assert_refused("E_PARAM", "it must be an integer", {**ASKED, name: 1.5})
 
@@ -80,7 +79,9 @@ def test_what_a_body_leaves_out_comes_from_the_job() -> None:
     assert sampling() == DEFAULT
 
 
-@pytest.mark.parametrize("name", [*RANGES, "stop", "response_format", "logprobs", *sorted(INERT_FIELDS)])
+@pytest.mark.parametrize(
+    "name", [*(line[0] for line in RANGES), "stop", "response_format", "logprobs", *sorted(INERT_FIELDS)]
+)
 def test_null_is_the_same_as_leaving_a_field_out(name: str) -> None:
     assert sampling(**{name: None}) == DEFAULT
 
