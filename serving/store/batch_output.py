@@ -1,5 +1,5 @@
 """A line of the export: an output of OpenAI's Batch API, with a part of ours. Fields are written in the order that they
-stand in here; no value holds another one of these twice, so the garbage collector need not look at them."""
+stand in here. No value can be part of a reference cycle, so the garbage collector need not look at any."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ class Own(Struct, gc=False):
 
 
 class Body(Struct, gc=False):
-    choices: list[ChatChoice] | list[TextChoice]
+    choices: list[ChatChoice | TextChoice]
     created: int
     gristmill: Own
     id: str
@@ -103,13 +103,13 @@ def result(
     usd: str,
 ) -> Result:
     """An answered row; `choices` as a segment has them."""
-    name, read = f"{run_id}-{row}", choices_from(choices)
+    name = f"{run_id}-{row}"
     used = Used(completion_tokens, prompt_tokens, PromptDetails(cached_tokens), prompt_tokens + completion_tokens)
     own = Own(answered_by, lane, source, usd)
-    if endpoint == Endpoint.CHAT:
-        body = Body(_chat(read), created_unix_s, own, f"chatcmpl-{name}", model, "chat.completion", used)
-    else:
-        body = Body(_texts(read), created_unix_s, own, f"cmpl-{name}", model, "text_completion", used)
+    chat = endpoint == Endpoint.CHAT
+    form, kind, prefix = (_chat, "chat.completion", "chatcmpl") if chat else (_text, "text_completion", "cmpl")
+    each = [form(place, choice) for place, choice in enumerate(choices_from(choices))]
+    body = Body(each, created_unix_s, own, f"{prefix}-{name}", model, kind, used)
     return Result(custom_id, None, name, Response(body, name, 200))
 
 
@@ -118,25 +118,14 @@ def refused(run_id: str, row: int, custom_id: str | None, file: str, line: int, 
     return Refused(custom_id, Error(code, file, line, reason), f"{run_id}-{row}", None)
 
 
-def _chat(choices: tuple[Choice, ...]) -> list[ChatChoice]:
-    return [
-        ChatChoice(
-            choice.finish_reason,
-            place,
-            None if choice.logprobs is None else {"content": choice.logprobs},
-            Message(choice.text),
-        )
-        for place, choice in enumerate(choices)
-    ]
+def _chat(place: int, choice: Choice) -> ChatChoice | TextChoice:
+    logprobs = None if choice.logprobs is None else {"content": choice.logprobs}
+    return ChatChoice(choice.finish_reason, place, logprobs, Message(choice.text))
 
 
-def _texts(choices: tuple[Choice, ...]) -> list[TextChoice]:
-    return [
-        TextChoice(
-            choice.finish_reason, place, None if choice.logprobs is None else _lists(choice.logprobs), choice.text
-        )
-        for place, choice in enumerate(choices)
-    ]
+def _text(place: int, choice: Choice) -> ChatChoice | TextChoice:
+    logprobs = None if choice.logprobs is None else _lists(choice.logprobs)
+    return TextChoice(choice.finish_reason, place, logprobs, choice.text)
 
 
 def _lists(tokens: list[dict[str, Any]]) -> dict[str, Any]:
