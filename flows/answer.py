@@ -13,7 +13,6 @@ import numpy as np
 from flows.candidates import levers
 from flows.certify import certify, share
 from flows.decisions import DECISIONS
-from flows.garbage import rarely_searched
 from flows.lane import answer_lane, lanes_to_run
 from flows.limits import Stopped, StopReason
 from flows.members import Rows, most_pending_rows
@@ -27,6 +26,9 @@ from flows.settlement import book_the_past
 from flows.stages import publish
 from serving.config import Job
 from serving.engines.open import check_engine, warm_up
+from serving.garbage import rarely_searched
+
+ALLOCATIONS = 50_000  # between two searches for garbage among what is new
 
 
 class Step(Protocol):
@@ -53,7 +55,7 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
         return take_receipt(work.run, StopReason.NONE)
     for name, model in work.models.items():
         check_engine(work.job.engine, work.job.lanes[name], model, work.adapters)
-    with work.held(), noted(work), rarely_searched():
+    with work.held(), noted(work), rarely_searched(ALLOCATIONS):
         book_the_past(work)
         _warm_up(work)
         try:

@@ -1,4 +1,4 @@
-"""Python's search for reference cycles, made rare while a job runs.
+"""Python's search for reference cycles, made rare while rows pass.
 
 Rows, requests and answers hold none. Yet each allocation brings the next search nearer, and it looks at all that is
 alive, every imported module among it: a good part of the time that the rows of a fast engine take.
@@ -8,14 +8,13 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ALLOCATIONS = 50_000  # between two searches among what is new; 700 is usual
-
 
 @contextmanager
-def rarely_searched() -> Iterator[None]:
+def rarely_searched(*thresholds: int) -> Iterator[None]:
+    """As `gc.set_threshold` has them, of one generation or more; 700, 10, 10 are usual."""
     before = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(ALLOCATIONS, *before[1:])
+    gc.set_threshold(*thresholds)
     try:
         yield
     finally:

@@ -1,12 +1,12 @@
 """The stage of admission, written by one process or several: its parts, and then its manifest."""
 
-import gc
 import os
 from base64 import b64decode
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
+from serving.garbage import rarely_searched
 from serving.intake.admit import MAX_SCHEMAS
 from serving.intake.confine import limit_memory
 from serving.intake.files import BadInput
@@ -27,12 +27,10 @@ def admit_all(order: Order, tell: Tell) -> Found:
     """Returns the number of rows as `done`, or what stopped it."""
     renderer = _renderer(order)
     limit_memory()
-    # Rows hold no cycles, and of a line of a million values each would be looked at again and again.
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 100)
-    found = admit_by(processes_for(order.files), order, renderer, tell)
-    if found is None:  # too many schemas; which of them are too many depends on which came first
-        found = admit_by(1, order, renderer, tell)
+    with rarely_searched(200_000, 20, 100):  # of a line of a million values each would be looked at again and again
+        found = admit_by(processes_for(order.files), order, renderer, tell)
+        if found is None:  # too many schemas; which of them are too many depends on which came first
+            found = admit_by(1, order, renderer, tell)
     assert found is not None
     return found
 
