@@ -5,6 +5,7 @@
 Prefill is bound by arithmetic: two operations for each weight that a token passes, and attention's own. Decode is bound
 by memory: each step reads every weight once and the keys and values of every sequence. Both ceilings are measured
 here, with the same threads: a product of matrices as large as the model's, and a walk over memory that no cache holds.
+That is done before and after each round, and the better of both is the round's: a machine that others share changes.
 (Williams et al. 2009, Roofline; Pope et al. 2022, Efficiently Scaling Transformer Inference.) Adds raw figures to
 bench/results/roofline.csv.
 """
@@ -13,7 +14,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from serving.engine_config import Batching, EngineConfig, ModelShape, PagedCache
@@ -39,7 +40,14 @@ class Share:
     phase: str
     batch: int
     measured_s: float  # a token of prefill, a step of decode
-    least_s: float  # what the ceiling allows
+    work: float  # operations of a token, bytes that a step reads
+    flop_s: float
+    bytes_s: float
+
+    @property
+    def least_s(self) -> float:
+        """What the ceiling allows."""
+        return self.work / (self.flop_s if self.phase == "prefill" else self.bytes_s)
 
     @property
     def of_roofline(self) -> float:
@@ -55,25 +63,25 @@ def main() -> int:
     cache = PagedCache(memory_gib=KV_GIB, prefix_caching=False)
     config = settled(EngineConfig(cache=cache, batching=Batching(max(BATCHES)), max_model_len=CONTEXT_TOKENS), machine)
     shape, weights = shape_of(ModelFolder.open(MODEL)), weights_of(MODEL)
-    ceilings = measure(config, machine, (config.batching.max_num_batched_tokens, shape.hidden, shape.vocabulary))
-    flops, bandwidth = ceilings.flop_s, ceilings.bytes_s
+    sizes = (config.batching.max_num_batched_tokens, shape.hidden, shape.vocabulary)
     engine = VllmEngine(MODEL, config, machine, Path(".gristmill/bench.log"), lambda: False, None)
     number_bytes = kv_bytes_per_number(config)
     with engine:
         run(engine, 0, max(BATCHES), OUTPUT_TOKENS)
-        measured = [
-            share
-            for number in range(rounds)
-            for batch in BATCHES
-            for share in shares(engine, 1 + number, batch, shape, weights, number_bytes, flops, bandwidth)
-        ]
+        measured: list[Share] = []
+        before = measure(config, machine, sizes)
+        for number in range(1, rounds + 1):
+            timed = [one for batch in BATCHES for one in times(engine, number, batch, shape, weights, number_bytes)]
+            after = measure(config, machine, sizes)
+            flops, bandwidth = max(before.flop_s, after.flop_s), max(before.bytes_s, after.bytes_s)
+            measured += [Share(*one, flops, bandwidth) for one in timed]
+            before = after
     print(f"{where(machine)}; {config.precision.weights}")
-    print(
-        f"ceilings    {flops / 1e9:.0f} GFLOP/s in a product of matrices, {bandwidth / 1e9:.1f} GB/s read from memory"
-    )
+    gflops, gb_s = ([getattr(one, name) / 1e9 for one in measured] for name in ("flop_s", "bytes_s"))
+    print(f"ceilings    {min(gflops):.0f} to {max(gflops):.0f} GFLOP/s in a product of matrices,"
+          f" {min(gb_s):.1f} to {max(gb_s):.1f} GB/s read from memory, by round")  # fmt: skip
     show(measured, shape, weights, number_bytes)
-    add_rows(RESULTS, [{**taken_on(machine), "gflops": f"{flops / 1e9:.1f}", "gb_s": f"{bandwidth / 1e9:.2f}",
-                        **columns(share)} for share in measured])  # fmt: skip
+    add_rows(RESULTS, [{**taken_on(machine), **columns(share)} for share in measured])
     return 0
 
 
@@ -102,20 +110,24 @@ def _product(sizes: list[int]) -> int:
     return result
 
 
-def shares(
-    engine: VllmEngine, number: int, batch: int, shape: ModelShape, weights: Weights, number_bytes: int, flops: float,
-    bandwidth: float,
-) -> Iterator[Share]:  # fmt: skip
+def times(
+    engine: VllmEngine, number: int, batch: int, shape: ModelShape, weights: Weights, number_bytes: int
+) -> Iterator[tuple[str, int, float, float]]:
+    """Of a round: the phase, the sequences at once, seconds of a token or step, and the work in it."""
     before = dict(engine.processes[0].sums)
     run(engine, number, batch, 1)
     after = dict(engine.processes[0].sums)
     prefill_s = (after["mixed_s"] - before["mixed_s"]) / (after["mixed_prefill"] - before["mixed_prefill"])
-    yield Share("prefill", batch, prefill_s, prefill_operations(shape, weights) / flops)
+    yield "prefill", batch, prefill_s, prefill_operations(shape, weights)
     run(engine, number, batch, OUTPUT_TOKENS)
     done = dict(engine.processes[0].sums)
     steps = (done["decode_tokens"] - after["decode_tokens"]) / batch
-    yield Share("decode", batch, (done["decode_s"] - after["decode_s"]) / steps,
-                decode_bytes(shape, weights, number_bytes, batch) / bandwidth)  # fmt: skip
+    yield (
+        "decode",
+        batch,
+        (done["decode_s"] - after["decode_s"]) / steps,
+        decode_bytes(shape, weights, number_bytes, batch),
+    )
 
 
 def prefill_operations(shape: ModelShape, weights: Weights) -> float:
@@ -151,11 +163,13 @@ def show(measured: list[Share], shape: ModelShape, weights: Weights, number_byte
             scale, unit = (1e6, "us a token") if phase == "prefill" else (1e3, "ms a step")
             share = statistics.median(one.of_roofline for one in own)
             seconds = statistics.median(one.measured_s for one in own)
-            print(f"{phase:8} {batch:5} {seconds * scale:8.1f} {unit} {own[0].least_s * scale:8.1f} {share:6.0%}")
+            least_s = statistics.median(one.least_s for one in own)
+            print(f"{phase:8} {batch:5} {seconds * scale:8.1f} {unit} {least_s * scale:8.1f} {share:6.0%}")
 
 
 def columns(share: Share) -> dict[str, object]:
-    return {**asdict(share), "measured_s": f"{share.measured_s:.6f}", "least_s": f"{share.least_s:.6f}",
+    return {"gflops": f"{share.flop_s / 1e9:.1f}", "gb_s": f"{share.bytes_s / 1e9:.2f}", "phase": share.phase,
+            "batch": share.batch, "measured_s": f"{share.measured_s:.6f}", "least_s": f"{share.least_s:.6f}",
             "of_roofline": f"{share.of_roofline:.3f}"}  # fmt: skip
 
 

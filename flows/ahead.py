@@ -22,7 +22,7 @@ def ahead_of(work: Work, lane: Lane, pending: Rows, start_up_s: float) -> Ahead:
     forecast = all(name in work.expected_s for name in others)
     later_s = sum(work.expected_s[name] if forecast else start_up_s for name in others)
     here = pending if forecast else np.unique(np.concatenate([pending, *others.values()]))
-    slots = work.job.engine.max_num_seqs * work.job.engine.data_parallel
+    slots = work.job.engine.max_num_seqs * work.job.engine.replicas
     known = _known(work, lane)
     if known is None:
         return Ahead(*_requests(work, here), later_s, slots)
@@ -32,7 +32,7 @@ def ahead_of(work: Work, lane: Lane, pending: Rows, start_up_s: float) -> Ahead:
 def _known(work: Work, lane: Lane) -> Measured | None:
     """Nothing that goes wrong here may end a run: it is for the eye alone."""
     try:
-        return what_is_known(engine_of(work, lane)) if work.job.engine.kind == "vllm" else None
+        return what_is_known(engine_of(work, lane)) if work.job.computes_here else None
     except (OSError, SubprocessError, ValueError):
         return None
 

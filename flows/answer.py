@@ -53,7 +53,7 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
     """
     if work.finished:
         return take_receipt(work.run, StopReason.NONE)
-    for name, model in work.models.items():
+    for name, model in work.models.items() if work.job.computes_here else ():
         check_engine(work.job.engine, work.job.lanes[name], model, work.adapters)
     with work.held(), noted(work), rarely_searched(ALLOCATIONS):
         book_the_past(work)
@@ -95,7 +95,7 @@ def noted(work: Work) -> Iterator[None]:
 
 def _warm_up(work: Work) -> None:
     """An engine's process is made ready to be forked beside the stages that need none."""
-    if work.job.engine.kind == "vllm":
+    if work.job.computes_here:
         lane = next(iter(work.job.lanes.values()))
         warm_up(work.job.engine, lane, work.models[lane.name], work.adapters, work.servers, work.log_of(lane))
 

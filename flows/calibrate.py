@@ -35,10 +35,9 @@ def calibrate(opened: Callable[[], Work], rows: int, step: Step = run_here) -> s
     """
     for number in range(MOST_ROUNDS):
         work = opened()
-        if work.job.engine.kind != "vllm":
-            raise BadJob(
-                f'engine.kind = "{work.job.engine.kind}": only an engine that runs here is calibrated ("vllm")'
-            )
+        if not work.job.computes_here:
+            elsewhere = "cluster.ray" if work.job.cluster.ray else f'engine.kind = "{work.job.engine.kind}"'
+            raise BadJob(f"{elsewhere}: only an engine that runs here is calibrated (kind vllm, without a cluster)")
         receipt = answer_work(work, step, rows)
         known = {
             name: (engine := engine_of(work, lane), what_is_known(engine)) for name, lane in work.job.lanes.items()

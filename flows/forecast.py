@@ -97,7 +97,7 @@ def forecast(
 def bases(work: Work, lanes: Sequence[Lane], after_another: bool = False) -> list[Basis] | None:
     """For each lane in turn, the first of them `after_another` or not; None where this machine has not run one of their
     engines."""
-    if work.job.engine.kind != "vllm":
+    if not work.job.computes_here:
         return None
     found = [what_is_known(engine_of(work, lane)) for lane in lanes]
     known = [one for one in found if one is not None and one.evidence.steps]

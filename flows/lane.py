@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any
 
@@ -27,7 +28,8 @@ from flows.trials import PORTION_ROWS, Tried, Watch, end_cascade, keep_audit, ke
 from flows.turn import turn
 from optimizer.cost import usd_of_time
 from serving.engines.open import open_engine
-from serving.records import Completion, EngineDied, Failure, Lane, Overhead
+from serving.records import Completion, Engine, EngineDied, Failure, Lane, Overhead
+from serving.store.meter import Meter
 
 FRUITLESS_DEATHS = 8  # in a row, without a row settled in between: halving a window takes no more
 REASON_CHARACTERS = 300
@@ -81,18 +83,13 @@ def _needs_certificate(work: Work, lane: Lane) -> bool:
 
 def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine, pilot: Pilot | None) -> bool:
     """One engine from start to end; True if it answered all. Whatever happens to it, what it finished is settled."""
-    log = work.log_of(lane)
     work.progress.say(f"{lane.name}: starting {work.job.engine.kind} for {lane.model} ({len(pending)} requests)")
     kv_tokens = kv_tokens_of(work, pending)
-    drain = not work.price.bills_time
     settlement = ran = opened = None
     forked = work.servers.used
-    with turn(work), work.metered(lane.name, work.job.engine.data_parallel) as meter:
+    with turn(work), work.metered(lane.name, work.job.engine.replicas) as meter:
         try:
-            opened = open_engine(
-                work.job.engine, lane, log, work.asked_to_stop, meter, kv_tokens, drain, work.job.tenant.name,
-                work.adapters, work.servers,
-            )  # fmt: skip
+            opened = _opened(work, lane, meter, kv_tokens)
             with opened as engine:
                 start_up_s = work.limits.lap()
                 usd = usd_of_time(work.price, start_up_s)
@@ -114,6 +111,17 @@ def _run_engine(work: Work, lane: Lane, pending: Rows, quarantine: Quarantine, p
                 close(work, meter.name, lane.name, lines)
             else:  # these settings cannot be run, and nothing was
                 close(work, meter.name, lane.name, [])
+
+
+def _opened(work: Work, lane: Lane, meter: Meter, kv_tokens: int | None) -> AbstractContextManager[Engine]:
+    if work.job.cluster.ray is not None:
+        from flows.cluster import open_replicas
+
+        return open_replicas(work, lane, meter, kv_tokens)
+    return open_engine(
+        work.job.engine, lane, work.log_of(lane), work.asked_to_stop, meter, kv_tokens, not work.price.bills_time,
+        work.job.tenant.name, work.adapters, work.servers,
+    )  # fmt: skip
 
 
 def _answer(

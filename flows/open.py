@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -235,10 +235,14 @@ def catalogue_of(job: Job) -> Catalogue:
 def prices_of(job: Job, catalogue: Catalogue) -> dict[str, Price]:
     """Of the full lane, and of those that have a price of their own. Raises UnknownPrice."""
     given = job.price
-    if given.hardware is not None:
-        return {"full": catalogue.price_of_hardware(given.hardware)}
     from_job = partial(Price, "job file", "job file")
-    full = from_job(given.usd_per_hour, given.input_usd_per_mtok, given.output_usd_per_mtok)
+    if given.hardware is not None:
+        full = catalogue.price_of_hardware(given.hardware)
+    else:
+        full = from_job(given.usd_per_hour, given.input_usd_per_mtok, given.output_usd_per_mtok)
+    if given.machines > 1 and full.usd_per_hour is not None:
+        source = f"{given.machines} of {full.source}"
+        full = replace(full, source=source, usd_per_hour=full.usd_per_hour * given.machines)
     lanes = {name: from_job(None, *each.model_dump().values()) for name, each in given.lanes.items()}
     return {"full": full, **lanes}
 

@@ -109,6 +109,6 @@ class Pilot:
 
 def pilot_of(work: Work, lanes: Sequence[tuple[Lane, Rows]]) -> Pilot | None:
     """None where there is nothing to look ahead from."""
-    if work.job.engine.kind != "vllm" or not lanes:
+    if not work.job.computes_here or not lanes:
         return None
     return Pilot(work, lanes, work.run.spent_usd())

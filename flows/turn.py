@@ -27,7 +27,7 @@ def turn(work: Work) -> Iterator[None]:
     Raises:
         Stopped: a limit was reached before it came.
     """
-    if work.job.engine.kind != "vllm":
+    if not work.job.computes_here:
         yield
         return
     ranks = work.job.engine.config().parallelism

@@ -148,8 +148,8 @@ class EngineSection(Section):
     """Ranks that share each layer."""
     pipeline_parallel: int = Field(1, ge=1)
     """Ranks that share the layers out."""
-    data_parallel: int = Field(1, ge=1)
-    """Engines side by side, each with its own cache."""
+    replicas: int = Field(1, ge=1)
+    """Engines side by side, each with its own cache: on this machine, or where `[cluster]` says."""
     expert_parallel: bool = False
     """Whole experts on each rank."""
     executor: Literal["auto", "mp", "ray"] = "auto"
@@ -218,7 +218,7 @@ class EngineSection(Section):
                 self.speculation_acceptance,
             ),
             parallelism=Parallelism(
-                self.tensor_parallel, self.pipeline_parallel, self.data_parallel, self.expert_parallel, self.executor
+                self.tensor_parallel, self.pipeline_parallel, self.replicas, self.expert_parallel, self.executor
             ),
             precision=Precision(self.dtype, self.quantize),
             batching=Batching(
@@ -307,6 +307,8 @@ class PriceSection(Section):
     prices, with `@region` and ` spot` behind it."""
     usd_per_hour: Decimal | None = Field(None, gt=0, strict=False)
     """Or the price of an hour."""
+    machines: int = Field(1, ge=1)
+    """So many are paid for at once, such as those of a cluster; an hour costs that many times as much."""
     input_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
     """Or a price by tokens: of a million in prompts, which goes with"""
     output_usd_per_mtok: Decimal | None = Field(None, ge=0, strict=False)
@@ -326,9 +328,22 @@ class PriceSection(Section):
         kinds = [self.hardware is not None, self.usd_per_hour is not None, per_token[0] is not None]
         if sum(kinds) != 1:
             raise ValueError("give one price: hardware, usd_per_hour, or the two usd_per_mtok")
+        if self.machines > 1 and per_token[0] is not None:
+            raise ValueError(
+                "price.machines multiplies the price of an hour, but prices here are by tokens; leave it out"
+            )
         if self.lanes and per_token[0] is None:
             raise ValueError("price.lanes are prices by tokens; give price.input_usd_per_mtok and output_usd_per_mtok")
         return self
+
+
+class ClusterSection(Section):
+    ray: str | None = None
+    """`"auto"`, or the address of a [Ray cluster](scale.md): its machines run the engine's replicas."""
+    least: int = Field(1, ge=1)
+    """Replicas that must be ready before the first row is asked; the others join as they come."""
+    cpus: float = Field(1.0, gt=0)
+    """What Ray sets aside for each on a cluster without GPUs; with them it is a GPU for each rank."""
 
 
 class TenantSection(Section):
@@ -349,6 +364,18 @@ class Job(Section):
     budget: BudgetSection = BudgetSection()
     price: PriceSection
     tenant: TenantSection = TenantSection()
+    cluster: ClusterSection = ClusterSection()
+
+    @model_validator(mode="after")
+    def _replicas_have_a_place(self) -> "Job":
+        engine, cluster = self.engine, self.cluster
+        if engine.kind == "http" and (engine.replicas > 1 or cluster.ray is not None):
+            raise ValueError("engine.replicas and cluster.ray start engines, but a server has its own; leave them out")
+        if engine.kind == "echo" and engine.replicas > 1 and cluster.ray is None:
+            raise ValueError('engine.replicas of kind "echo" run on a cluster; set cluster.ray, or leave them out')
+        if cluster.least > engine.replicas:
+            raise ValueError(f"cluster.least = {cluster.least}, but engine.replicas = {engine.replicas}; lower it")
+        return self
 
     @model_validator(mode="after")
     def _a_route_needs_its_lane(self) -> "Job":
@@ -366,6 +393,11 @@ class Job(Section):
             known = ", ".join(self.cheaper_lanes) or "none"
             raise ValueError(f"price.lanes: {unknown[0]!r} is no cheaper lane of this job; there are: {known}")
         return self
+
+    @property
+    def computes_here(self) -> bool:
+        """True if its engines run on this machine: what they need of it can be checked, and what they take forecast."""
+        return self.engine.kind == "vllm" and self.cluster.ray is None
 
     @property
     def lanes(self) -> dict[str, Lane]:
@@ -464,8 +496,9 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
         raise BadJob(f"--set {override}: {tables[0]} is not a section of the job file")
     if tables[0] == "price":  # one price replaces another; two would contradict each other
         per_token = ("input_usd_per_mtok", "output_usd_per_mtok")
-        kept = (*((*per_token, "lanes") if last in per_token else (last,)), "catalogue")
-        if last != "catalogue":  # which is no price
+        no_price = ("catalogue", "machines")
+        kept = (*((*per_token, "lanes") if last in per_token else (last,)), *no_price)
+        if last not in no_price:
             section = values["price"] = {name: value for name, value in section.items() if name in kept}
     section[last] = _toml_value(text)
 

@@ -48,7 +48,7 @@ def roofline_of(facts: dict[str, Any], lanes: Sequence[dict[str, Any]]) -> Roofl
         return None
     ceilings = _of_gpu(machine, facts) if machine.has_gpu else kept(machine, dtype)
     ran = [one for lane in lanes if (one := _ran(lane, NUMBER_BYTES[dtype], engine["quantize"])) is not None]
-    together = 1 if machine.has_gpu else engine["data_parallel"]  # engines share the cores whose ceilings these are
+    together = 1 if machine.has_gpu else engine["replicas"]  # engines share the cores whose ceilings these are
     found = [spot._replace(flop_s=spot.flop_s * together) for one in ran for spot in spots(one)]
     return Roofline(ceilings, tuple(found)) if ceilings and found else None
 

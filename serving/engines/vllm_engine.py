@@ -11,6 +11,7 @@ from typing import Self
 
 from serving.engine_config import EngineConfig
 from serving.engines.fork_server import ForkServers
+from serving.engines.leases import Leases
 from serving.engines.machine import Machine
 from serving.engines.vllm_arguments import vllm_arguments
 from serving.engines.vllm_environment import child_environment
@@ -46,6 +47,8 @@ class VllmEngine:
     ) -> None:
         self._stop = stop
         self._opened = ExitStack()
+        # A lone engine is handed each row as it has room; several keep rows together that begin alike.
+        self._lease_rows = 1 if config.parallelism.data == 1 else config.batching.max_num_seqs
         if servers is None:
             servers = self._opened.enter_context(ForkServers())
         self.processes = [
@@ -82,9 +85,11 @@ class VllmEngine:
         self._opened.close()
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:
-        more = not self._stop()  # a stop during start-up leaves an engine that is not ready
-        while more or any(process.in_flight for process in self.processes):
-            more = more and self._fill(requests)
+        if self._stop():  # a stop during start-up leaves an engine that is not ready
+            return
+        leases = Leases(requests, len(self.processes), self._lease_rows)
+        while leases.left or any(process.in_flight for process in self.processes):
+            self._fill(leases)
             self._poll.poll(POLL_S * 1000)
             for process in self.processes:
                 yield from process.take()
@@ -93,17 +98,13 @@ class VllmEngine:
             for process in self.processes:
                 process.must_live()
 
-    def _fill(self, requests: Iterator[Request | None]) -> bool:
-        """Give each process what it has room for, the emptiest first; False once there are no more requests."""
-        while (emptiest := max(self.processes, key=lambda process: process.room)).room > 0:
-            try:
-                request = next(requests)
-            except StopIteration:
-                return False
-            if request is None:
-                return True
-            emptiest.give(request)
-        return True
+    def _fill(self, leases: Leases) -> None:
+        """Give each process what it has room for, the emptiest first."""
+        places = range(len(self.processes))
+        while self.processes[place := max(places, key=lambda place: self.processes[place].room)].room > 0:
+            if (request := leases.next_of(place)) is None:
+                return
+            self.processes[place].give(request)
 
     @property
     def rates(self) -> Rates | None:

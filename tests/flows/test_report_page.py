@@ -132,7 +132,7 @@ def test_a_run_whose_engine_shows_its_load_stands_under_the_roofline(
 
 def test_a_model_that_is_gone_leaves_the_roofline_out() -> None:
     lane = {"lane": "full", "model": "no/such/folder"}
-    engine = {"quantize": "none", "data_parallel": 1}
+    engine = {"quantize": "none", "replicas": 1}
     machine = {"dtype": "float32", **hardware_of(this_machine())}
     assert roofline_of({"machine": machine, "job": {"engine": engine, "model": {"full": "no"}}}, [lane]) is None
 
