@@ -38,7 +38,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(module, "_report", lambda known: ["a table"])
         monkeypatch.setattr(module, "_ceilings", lambda work: [])
         work = SimpleNamespace(
-            job=SimpleNamespace(engine=SimpleNamespace(kind="vllm"), lanes={"full": LANE}),
+            job=SimpleNamespace(computes_here=True, lanes={"full": LANE}),
             limits=SimpleNamespace(stop=lambda: False),
             progress=SimpleNamespace(say=lambda text: None),
         )

@@ -358,3 +358,11 @@ def test_a_setting_of_a_judge_that_is_not_asked_resumes_the_run(load: Load, over
 
 def test_what_names_a_run_can_be_written_as_json(load: Load) -> None:
     assert json.dumps(load().settings_that_change_an_answer())
+
+
+@pytest.mark.parametrize(
+    ("changes", "here"),
+    [([], True), (["engine.kind=echo"], False), (["cluster.ray=auto"], False), (["engine.replicas=2"], True)],
+)
+def test_an_engine_elsewhere_or_the_double_does_not_compute_here(load: Load, changes: list[str], here: bool) -> None:
+    assert load("", *changes).computes_here is here
