@@ -362,7 +362,13 @@ def test_what_names_a_run_can_be_written_as_json(load: Load) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "here"),
-    [([], True), (["engine.kind=echo"], False), (["cluster.ray=auto"], False), (["engine.replicas=2"], True)],
+    [
+        ([], True),
+        (["engine.replicas=2"], True),
+        (["cluster.ray=auto"], False),
+        (["engine.kind=echo"], False),
+        (["engine.kind=http", "engine.base_url=http://127.0.0.1:1/v1"], False),
+    ],
 )
 def test_an_engine_elsewhere_or_the_double_does_not_compute_here(load: Load, changes: list[str], here: bool) -> None:
     assert load("", *changes).computes_here is here
