@@ -15,6 +15,7 @@ from serving.intake.order import ModelText, Order
 from serving.intake.process import AskedToStop, admit_apart
 from serving.intake.template import BadTemplate, Template
 from serving.models.folder import ModelFolder
+from serving.store.durable import send
 from serving.store.parts import read_manifest
 
 Figures = dict[str, Any]
@@ -29,6 +30,7 @@ def admit(work: Work) -> Figures:
             admit_apart(_order(work), lambda: interrupted(work), _Telling(work).rows)
         except AskedToStop:
             raise KeyboardInterrupt from None
+        send(work.run.admitted.parent)  # the process that admits has no way out
         done = work.run.stage(work.run.admitted)
     return done.figures
 

@@ -23,7 +23,7 @@ from flows.progress import Noted, Progress
 from flows.receipt import Receipt, take_receipt
 from flows.room import check_room
 from flows.settlement import book_the_past
-from flows.stages import publish
+from flows.stages import make_ledger, publish
 from serving.config import Job
 from serving.engines.open import check_engine, warm_up
 from serving.garbage import rarely_searched
@@ -47,11 +47,12 @@ def answer(job: Job, runs: Path, progress: Progress, step: Step = run_here, *, t
 
 
 def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = None) -> Receipt:
-    """The same for a job that is open. A finished one is only read: no engine, no byte changed.
+    """The same for a job that is open. A finished one is only read: no engine, no byte of it changed.
 
     With `sample_rows` no more than so many rows of each lane are answered, drawn at random.
     """
     if work.finished:
+        make_ledger(work)
         return take_receipt(work.run, StopReason.NONE)
     for name, model in work.models.items() if work.job.computes_here else ():
         check_engine(work.job.engine, work.job.lanes[name], model, work.adapters)

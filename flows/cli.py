@@ -54,7 +54,8 @@ def command_line() -> argparse.ArgumentParser:
         prog="gristmill", description="A file of prompts in, a file of answers and a bill out."
     )
     parser.add_argument("--version", action="version", version=f"gristmill {version('gristmill')}")
-    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("GRISTMILL_RUNS", "runs")), help="run folders")
+    runs = os.environ.get("GRISTMILL_RUNS", "runs")
+    parser.add_argument("--runs", default=runs, help="run folders; a folder, or s3://BUCKET/FOLDER")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _add(commands, "run", _run, "run or resume a job")
@@ -187,6 +188,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 def _run(options: argparse.Namespace) -> int:
     from flows.answer import answer_work
+    from flows.buckets import runs_folder
     from flows.drift import refuse_drift, unfinished_likeness
     from flows.open import open_work
     from flows.progress import progress_for
@@ -195,7 +197,7 @@ def _run(options: argparse.Namespace) -> int:
     job = load_job(options.job, _overrides(options))
     progress = progress_for(job.budget.usd, options.quiet)
     try:
-        work = open_work(job, options.runs, progress, options.take_over)
+        work = open_work(job, runs_folder(options.runs), progress, options.take_over)
         if options.resume is not None:
             refuse_drift(work, options.resume)
         elif (unlike := unfinished_likeness(work)) is not None:
@@ -215,13 +217,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from flows.buckets import runs_folder
     from flows.open import open_work
     from flows.plan import plan
     from flows.progress import progress_for
     from serving.config import load_job
 
     job = load_job(options.job, _overrides(options))
-    work = open_work(job, options.runs, progress_for(job.budget.usd, quiet=True))
+    work = open_work(job, runs_folder(options.runs), progress_for(job.budget.usd, quiet=True))
     if work.finished:
         print(f"{work.run.run_id} is finished: running it again costs nothing")
         return 0
@@ -231,6 +234,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
+    from flows.buckets import runs_folder
     from flows.calibrate import calibrate
     from flows.open import open_work
     from flows.progress import progress_for
@@ -239,7 +243,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     job = load_job(options.job, _overrides(options))
     progress = progress_for(job.budget.usd, quiet=False)
     try:
-        report = calibrate(lambda: open_work(job, options.runs, progress), options.rows)
+        report = calibrate(lambda: open_work(job, runs_folder(options.runs), progress), options.rows)
     finally:
         progress.end()
     print(report)
@@ -247,11 +251,12 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from flows.buckets import runs_folder
     from flows.status import status_of, watch
     from flows.terminal import in_place
     from serving.store.run import find_run
 
-    run = find_run(options.runs, options.run)
+    run = find_run(runs_folder(options.runs), options.run)
     if options.watch:
         watch(run, in_place(sys.stdout))
     else:
@@ -260,43 +265,49 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from flows.buckets import runs_folder
     from serving.store.run import find_run
     from serving.store.verify import verify
 
-    run = find_run(options.runs, options.run)
+    run = find_run(runs_folder(options.runs), options.run)
     checked = verify(run)
     print(f"{run.run_id}: {checked.files} files, {checked.rows} settled rows, every hash, count and sum as written")
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
+    from flows.buckets import runs_folder
     from flows.report.page import write_page
     from flows.report.sentences import report
+    from serving.store.bucket import name_of
     from serving.store.run import find_run
 
-    run = find_run(options.runs, options.run)
+    run = find_run(runs_folder(options.runs), options.run)
     print(printable(report(run), keep=LINE_BREAK))
-    print(printable(f"\nall of it on one page: {write_page(run)}", keep=LINE_BREAK))
+    print(printable(f"\nall of it on one page: {name_of(write_page(run))}", keep=LINE_BREAK))
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
+    from flows.buckets import runs_folder
+    from serving.store.bucket import name_of
     from serving.store.export import export
     from serving.store.ledger import open_ledger
     from serving.store.run import find_run
 
-    run = find_run(options.runs, options.run)
+    run = find_run(runs_folder(options.runs), options.run)
     with open_ledger(run.folder.parent) as ledger:
         for file in export(run, ledger):
-            print(file)
+            print(name_of(file))
     return 0
 
 
 def _costs(options: argparse.Namespace) -> int:
+    from flows.buckets import runs_folder
     from flows.costs import costs
 
     warn = _warn if options.leave_out_damaged else None
-    print(costs(options.runs, options.name, options.sql, options.format, warn))
+    print(costs(runs_folder(options.runs), options.name, options.sql, options.format, warn))
     return 0
 
 

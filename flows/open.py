@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from flows.buckets import with_models_at_hand
 from flows.limits import Limits, StopReason
 from flows.progress import Progress
 from optimizer.catalogue.catalogue import Catalogue
@@ -27,7 +27,7 @@ from serving.judges.command import Command
 from serving.models.adapter import AdapterFolder, reserved_rank
 from serving.models.folder import ModelFolder, fingerprint_of
 from serving.records import Lane, Price
-from serving.store.durable import make_folder
+from serving.store.durable import make_folder, remove_folder
 from serving.store.finished import is_finished
 from serving.store.meter import Meter
 from serving.store.run import Run, create, make_run_id
@@ -132,7 +132,7 @@ class Work:
             finally:
                 if not self.run.admitted.exists():  # the input was refused as a whole: there is no run
                     writer.check()
-                    shutil.rmtree(self.run.folder)
+                    remove_folder(self.run.folder)
 
 
 def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False) -> Work:
@@ -143,7 +143,7 @@ def open_work(job: Job, runs: Path, progress: Progress, take_over: bool = False)
     """
     if runs.exists() and not runs.is_dir():
         raise BadJob(f"--runs {runs}: not a folder; name one for the run folders")
-    job = batched_for_this_machine(job)
+    job = with_models_at_hand(batched_for_this_machine(job))
     inputs = open_inputs(job.dataset.path, Path.cwd())
     models = open_models(job)
     if job.quality.judge == "model" and job.certifies and "full" in models and models["full"].chat_template is None:

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from flows.answer import answer_work
+from flows.buckets import runs_folder
 from flows.faults import FAILED, exit_code_of
 from flows.limits import StopReason
 from flows.open import Work, open_work
@@ -55,7 +56,7 @@ def answer_job(job: str, overrides: list[str] | None = None, runs: str = "runs")
     """
     settle(Path(".gristmill").resolve())
     checked = load_job(Path(job), overrides)
-    receipt = _given_time(lambda: open_work(checked, Path(runs), Lines(checked.budget.usd)))
+    receipt = _given_time(lambda: open_work(checked, runs_folder(runs), Lines(checked.budget.usd)))
     if receipt.exit_code:
         raise Incomplete(f"exit code {receipt.exit_code}\n{receipt}")
     return str(receipt)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flows.limits import StopReason
 from flows.promises import promises
 from flows.terminal import in_columns
+from serving.store.bucket import name_of
 from serving.store.run import Run
 from serving.store.sealed import Corrupt
 
@@ -220,8 +221,8 @@ def _waste(receipt: Receipt) -> list[str]:
 def _next(receipt: Receipt) -> list[str]:
     run_id = receipt.run.run_id
     lines = [
-        f"  answers   {receipt.run.export / 'results.jsonl'}",
-        f"  errors    {receipt.run.export / 'errors.jsonl'}",
+        f"  answers   {name_of(receipt.run.export / 'results.jsonl')}",
+        f"  errors    {name_of(receipt.run.export / 'errors.jsonl')}",
         f"  ledger    {receipt.run.folder.parent / 'ledger.duckdb'}",
         "  next      gristmill costs by-lane",
     ]

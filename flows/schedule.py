@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from flows.buckets import absolute
 from serving.environment import make_prefect_home
 
 SERVER_START_LIMIT_S = 180.0
@@ -20,7 +21,7 @@ class NoServer(RuntimeError):
     """Prefect's server did not come up."""
 
 
-def serve(job: Path, overrides: list[str], runs: Path, cron: str) -> None:
+def serve(job: Path, overrides: list[str], runs: str, cron: str) -> None:
     """Run the job whenever `cron` says, until this process ends.
 
     Without PREFECT_API_URL a Prefect server of our own runs beside it, on loopback; with it, that server is used. For
@@ -34,12 +35,12 @@ def serve(job: Path, overrides: list[str], runs: Path, cron: str) -> None:
         _serve(job, overrides, runs, cron)
 
 
-def _serve(job: Path, overrides: list[str], runs: Path, cron: str) -> None:
+def _serve(job: Path, overrides: list[str], runs: str, cron: str) -> None:
     from prefect.types.entrypoint import EntrypointType
 
     from flows.orchestrate import answer_job
 
-    parameters = {"job": str(job.absolute()), "overrides": overrides, "runs": str(runs.absolute())}
+    parameters = {"job": str(job.absolute()), "overrides": overrides, "runs": absolute(runs)}
     answer_job.serve(
         name=job.stem,
         cron=cron,

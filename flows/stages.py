@@ -157,3 +157,13 @@ def publish(work: Work) -> Figures:
         work.writer.end()
         finish(work.run)
     return {"open_rows": open_rows}
+
+
+def make_ledger(work: Work) -> None:
+    """Where it is missing, as on a machine that finds a finished run in a bucket: what is read of runs is here."""
+    from flows.price_list import listed_prices
+    from serving.store.ledger import FILE, write_ledger
+
+    runs = work.run.folder.parent
+    if not (runs / FILE).exists():
+        write_ledger(runs, listed_prices())

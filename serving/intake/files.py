@@ -17,6 +17,7 @@ PLAIN = (".jsonl", ".ndjson", ".csv")
 SUFFIXES = (*PLAIN, *(f"{plain}{packed}" for plain in PLAIN for packed in (".gz", ".zst")), ".parquet")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 BLOCK_BYTES = 2**16  # small enough that the allocator keeps it; a larger one costs more than the reading
+OBJECT_STORES = ("s3", "s3a", "gs", "az", "abfs")
 KERNEL_FOLDERS = ("/proc", "/sys", "/dev")  # what looks like a file there is memory, a device or a question
 
 
@@ -158,10 +159,20 @@ def _kernels() -> set[int]:
 def _remote(url: str) -> list[str]:
     import fsspec
 
+    _use_obstore()
     try:
         return sorted(file.full_name for file in fsspec.open_files(url, "rb"))
     except Exception as error:  # noqa: BLE001 (each file system of fsspec raises what its own library raises)
         raise BadInput("E_PATH", f"dataset.path = {shown(url)}: {escaped(str(error), 200)}; check the URL") from None
+
+
+def _use_obstore() -> None:
+    """For object stores, where it is installed: as a run's bucket does, so that keys are found in the same places."""
+    try:
+        from obstore.fsspec import register
+    except ImportError:
+        return
+    register(OBJECT_STORES)
 
 
 def _spooled(url: str) -> int:

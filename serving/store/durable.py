@@ -1,7 +1,7 @@
 """The only way to disk for a run: written aside, synced, read back, renamed, and the folder synced.
 
-What has a name is complete. Every system call goes through DISK, so that a test can make each of them fail, or lose
-what a power failure would lose.
+What has a name is complete. In the copy of a bucket it has its name there first (bucket.py). Every system call goes
+through DISK, so that a test can make each of them fail, or lose what a power failure would lose.
 """
 
 import errno
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from serving.digest import sha256_of
+from serving.store.bucket import BucketFault, bucket_of, mark
 
 DISK_FAILED = 5  # exit code
 MIB = 2**20
@@ -75,7 +76,9 @@ def write_blocks(path: Path, blocks: Iterable[bytes], new: bool = False) -> str:
             DISK.close(descriptor)
         if (found := sha256_of(aside)) != digest.hexdigest():
             raise DiskFault(f"{path}: the disk gave back other bytes than were written (sha256 {found}); check it")
-        if new:
+        if (bucket := bucket_of(path)) is not None:
+            mark(aside, bucket.put(path, aside, new))
+        if new and bucket is None:
             DISK.link(aside, path)
             _forget(aside)
         else:
@@ -116,7 +119,8 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._size = 0
+        self._size = self._appends = 0
+        self._bucket = bucket_of(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._descriptor = DISK.open(path, flags, 0o600)
@@ -132,6 +136,9 @@ class Appender:
             self._size += len(data)
             if (found := os.fstat(self._descriptor).st_size) != self._size:
                 raise DiskFault(f"{self._path}: {found} bytes, but {self._size} were written; check the disk")
+            if self._bucket is not None:
+                self._bucket.append(self._path, self._appends, data)
+                self._appends += 1
         except OSError as error:
             raise _explained(error, self._path, len(data)) from None
 
@@ -142,11 +149,32 @@ class Appender:
 def remove(path: Path) -> None:
     """Take away what no longer counts. It may come back after a power failure, and still not count."""
     try:
+        if (bucket := bucket_of(path)) is not None and not path.name.endswith(WRITING):
+            bucket.remove(path)
         DISK.remove(path)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise _explained(error, path, 0) from None
+
+
+def remove_folder(folder: Path) -> None:
+    """With all that is in it."""
+    if (bucket := bucket_of(folder)) is not None:
+        bucket.remove_below(folder)
+    shutil.rmtree(folder)
+
+
+def is_there(path: Path) -> bool:
+    """Also if it was written by another machine just now."""
+    bucket = bucket_of(path)
+    return path.exists() if bucket is None else bucket.has(path)
+
+
+def send(folder: Path) -> None:
+    """Make durable what a process has written in `folder` that has no way to a bucket."""
+    if (bucket := bucket_of(folder)) is not None:
+        bucket.send(folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -206,6 +234,8 @@ def _forget(aside: Path) -> None:
 def _explained(error: OSError, path: Path, wanted_bytes: int) -> DiskFault:
     if isinstance(error, DiskFault):
         return error
+    if isinstance(error, BucketFault):
+        return DiskFault(str(error))
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         has = shutil.disk_usage(_existing(path)).free

@@ -5,7 +5,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import Any
 
 from serving.records import Lever, canonical_json
 from serving.store import durable
+from serving.store.bucket import Bucket, bucket_of, is_locked
 from serving.store.durable import WRITING, drop_unfinished, make_folder
+from serving.store.lease import LEASE_S, is_alive, leased
 from serving.store.parts import Manifest, read_manifest
 from serving.store.sealed import Corrupt, read_sealed, write_sealed
 from serving.store.segments import read_segments
-from serving.store.writer import Writer, holder_of, take
+from serving.store.writer import Writer, holder_of, take, taken_file
 
 FORMAT = 7
 LOCK_TRIES, LOCK_WAIT_S = 10, 0.02
@@ -169,45 +171,59 @@ class Run:
             RunHeld: another process holds it; the message says which.
         """
         make_folder(self.folder)
-        descriptor = _open_lock(self.lock, take_over)
-        try:
-            if not _lock(descriptor) or not _is_lock(descriptor, self.lock):
-                raise RunHeld(
-                    f"run {self.run_id} is being written by {self._holder()}; wait for it or stop it, or if that cannot"
-                    " be, add --take-over"
-                )
+        bucket = bucket_of(self.folder)
+        with ExitStack() as held:
+            with bucket.still() if bucket else nullcontext():
+                descriptor = _open_lock(self.lock, take_over)
+                held.callback(os.close, descriptor)
+                if not _lock(descriptor) or not _is_lock(descriptor, self.lock):
+                    raise self._held("wait for it or stop it, or if that cannot be, add --take-over")
             os.utime(descriptor)  # the lock's time tells which run was worked on last
             drop_unfinished(self.folder)
+            if bucket is not None:
+                bucket.pull(self.folder)
+                if not take_over and self._is_held_elsewhere(bucket):
+                    raise self._held(f"wait for it; {LEASE_S:.0f} s after its last sign of life the run is free again")
+                notes = {**(notes or {}), "copy": bucket.token}
             writer = take(self.segments, self.meters, notes or {})
+            if bucket is not None:
+                held.enter_context(leased(bucket, self.folder, writer.epoch))
             yield writer
             writer.end()
-        finally:
-            os.close(descriptor)
+
+    def _is_held_elsewhere(self, bucket: Bucket) -> bool:
+        """By a writer on another machine that lives. One that wrote from this copy is dead, since we have its lock."""
+        holder = holder_of(self.segments)
+        if holder is None or holder.get("copy") == bucket.token:
+            return False
+        epoch = holder["epoch"]
+        ended = (self.segments / f"writer-{epoch:04}.ended.json").exists()
+        return not ended and is_alive(bucket, self.folder, epoch, taken_file(self.segments, epoch))
 
     @property
     def lock(self) -> Path:
         return self.folder / "lock"
 
     def is_held(self) -> bool:
-        """True while a live process writes this run; right at once after a kill, since the kernel drops the lock."""
-        if not self.lock.exists():
-            return False
-        with self.lock.open("rb") as opened:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        """True while a live process writes this run; right at once after a kill, since the kernel drops the lock, but
+        for one that wrote a bucket from another machine."""
+        bucket = bucket_of(self.folder)
+        return is_locked(self.lock) or (bucket is not None and self._is_held_elsewhere(bucket))
 
     def last_use_unix_s(self) -> float:
-        return self.lock.stat().st_mtime if self.lock.exists() else 0.0
-
-    def _holder(self) -> str:
+        """As far as this machine knows; of a run in a bucket that was not worked on here, what its last writer said."""
+        if self.lock.exists():
+            return self.lock.stat().st_mtime
         holder = holder_of(self.segments)
-        if holder is None:
-            return "another process"
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since_unix_s"]))
-        return f"process {holder['pid']} on {holder['host']} since {since}"
+        return float(holder["since_unix_s"]) if holder else 0.0
+
+    def _held(self, way_out: str) -> RunHeld:
+        holder = holder_of(self.segments)
+        who = "another process"
+        if holder is not None:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since_unix_s"]))
+            who = f"process {holder['pid']} on {holder['host']} since {since}"
+        return RunHeld(f"run {self.run_id} is being written by {who}; {way_out}")
 
 
 def _open_lock(lock: Path, take_over: bool) -> int:

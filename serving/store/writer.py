@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.digest import sha256_of
-from serving.store.durable import drop_unfinished, make_folder, remove
+from serving.store.bucket import bucket_of
+from serving.store.durable import drop_unfinished, is_there, make_folder, remove
 from serving.store.journal import read_journal
 from serving.store.meter import Meter, Spent, read_meter
 from serving.store.sealed import read_sealed, write_sealed
@@ -70,7 +71,7 @@ class Writer:
 
     def check(self) -> None:
         """Raises Superseded if a later writer has taken the run."""
-        if taken_file(self.folder, self.epoch + 1).exists():
+        if is_there(taken_file(self.folder, self.epoch + 1)):
             holder = read_sealed(taken_file(self.folder, self.epoch + 1))
             raise Superseded(
                 f"run {self.folder.parent.name} was taken over by process {holder['pid']} on {holder['host']};"
@@ -92,6 +93,8 @@ def take(folder: Path, meters: Path, notes: Mapping[str, Any]) -> Writer:
     make_folder(meters)
     drop_unfinished(folder)
     epoch = _take_epoch(folder, notes)
+    if (bucket := bucket_of(folder)) is not None:
+        bucket.pull(folder.parent)  # from now on whoever wrote before promises nothing: this is all that there is
     ended = read_ends(folder)
     for earlier in range(1, epoch):
         if earlier not in ended:

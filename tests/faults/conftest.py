@@ -11,6 +11,7 @@ import pytest
 from tests.faults.process import Command, Forges
 from tests.faults.shim import build, can_build
 from tests.faults.sweep import Sweep
+from tests.object_store import ObjectStore, object_store
 
 # A killed process leaves the same files wherever they lie, and here an fsync costs nothing.
 IN_MEMORY = Path("/dev/shm")
@@ -33,6 +34,12 @@ def forges(shim: Path) -> Iterator[Forges]:
 @pytest.fixture(scope="session")
 def command(shim: Path) -> Command:
     return Command(shim)
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("objects")) as store:
+        yield store
 
 
 @pytest.fixture

@@ -182,6 +182,7 @@ def _be_module(
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(env)
+        import_module("serving.store.bucket").unmount()  # a fresh interpreter knows of none
         _arm(CONTROL)
         sys.stdin = os.fdopen(0, "r", encoding="utf-8")
         sys.argv = [name, *arguments]
