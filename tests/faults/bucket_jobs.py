@@ -1,7 +1,7 @@
 """Jobs whose runs are in a bucket, and what must hold of the bucket alone, whatever the machines had."""
 
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,11 @@ ON_ANOTHER_MACHINE = [*RUN, "--take-over"]
 class BucketJob(Job):
     """`runs` is the copy that this machine works on."""
 
+    name: str = ""  # of its folder in the bucket
+
     @property
     def runs(self) -> Path:
         return self.folder / COPIES / "s3" / BUCKET / self.name
-
-    @property
-    def name(self) -> str:
-        return f"{self.folder.parent.name}/{self.folder.name}"
 
     @property
     def url(self) -> str:
@@ -34,10 +32,21 @@ class BucketJob(Job):
 
 def in_bucket(job: Job, port: int, environment: dict[str, str]) -> BucketJob:
     """The same job, which finds its bucket at a port."""
+    name = f"{job.folder.parent.name}/{job.folder.name}"
     given = {field.name: getattr(job, field.name) for field in fields(Job)}
-    url = f"s3://{BUCKET}/{job.folder.parent.name}/{job.folder.name}"
-    variables = {**environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "GRISTMILL_RUNS": url}
-    return BucketJob(**{**given, "variables": tuple(variables.items())})
+    found = {**environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "GRISTMILL_RUNS": f"s3://{BUCKET}/{name}"}
+    return BucketJob(**{**given, "variables": tuple(found.items()), "name": name})
+
+
+def on_another_machine(job: BucketJob) -> BucketJob:
+    """The same job in a folder of its own, with a copy of its own; what both spend is noted in one place."""
+    folder = job.folder.with_name(f"{job.folder.name}-elsewhere")
+    folder.mkdir()
+    for file in ("job.toml", "prompts.jsonl"):
+        shutil.copy(job.folder / file, folder)
+    job.audit.touch()
+    (folder / job.audit.name).symlink_to(job.audit)
+    return replace(job, folder=folder)
 
 
 def durable_in_bucket(job: BucketJob, place: Path) -> Committed:
