@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,8 +41,10 @@ def open_replicas(work: Work, lane: Lane, meter: Meter, kv_tokens: int | None) -
         needs = {"num_gpus": ranks} if with_gpus else {"num_cpus": work.job.cluster.cpus}
         actor = ray.remote(ReplicaHost).options(**needs, max_concurrency=CALLS_AT_ONCE, max_restarts=0)
 
+        nodes = Leaving(ray)
+
         def hire() -> RayReplica:
-            return RayReplica(ray, actor.remote(order))
+            return RayReplica(ray, actor.remote(order), nodes)
 
         def wait(replicas: Sequence[RayReplica], seconds: float) -> None:
             ray.wait([replica.news for replica in replicas], num_returns=1, timeout=seconds)
@@ -51,14 +54,42 @@ def open_replicas(work: Work, lane: Lane, meter: Meter, kv_tokens: int | None) -
             yield fleet
 
 
+class Leaving:
+    """Which machines are about to be taken away: Ray knows it of one where `ray start --block` got a SIGTERM, and of
+    those that its autoscaler or `ray drain-node` names."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._nodes: frozenset[str] = frozenset()
+        self._asked_s = 0.0
+
+    def __contains__(self, node: str | None) -> bool:
+        if time.monotonic() - self._asked_s > TELLS_S:
+            self._nodes = frozenset(self._ray._private.state.state.get_draining_nodes())  # no public way to ask
+            self._asked_s = time.monotonic()
+        return node in self._nodes
+
+
 class RayReplica:
     """An actor, of which one question is always under way: at first whether it is ready, then what is new."""
 
-    def __init__(self, ray: Any, actor: Any) -> None:
+    def __init__(self, ray: Any, actor: Any, leaving: Leaving) -> None:
         self._ray = ray
         self._actor = actor
+        self._leaving = leaving
+        self._node: str | None = None
+        self._where = actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
         self.ready = False
         self.news = actor.await_ready.remote()
+
+    @property
+    def leaving(self) -> bool:
+        if self.ready and self._node is None:
+            self._node = self._ray.get(self._where)
+        return self._node in self._leaving
+
+    def drain(self) -> None:
+        self._actor.drain.remote()
 
     def give(self, requests: list[Request]) -> None:
         self._actor.give.remote(requests)

@@ -28,7 +28,14 @@ class Replica(Protocol):
     @property
     def ready(self) -> bool: ...
 
+    @property
+    def leaving(self) -> bool:
+        """True once its machine is about to be taken away."""
+
     def give(self, requests: list[Request]) -> None: ...
+
+    def drain(self) -> None:
+        """Have it give back what it has not begun, and finish the rest."""
 
     def take(self) -> Told | None:
         """What it has told since; None where it has said nothing."""
@@ -81,6 +88,7 @@ class Fleet(Generic[R]):
         self._meter = meter
         self._say = say
         self._members: list[_Member[R]] = []
+        self._draining: list[_Member[R]] = []  # their places have been taken by others
         self._lost_load: Load | None = None
         self._fruitless = 0
         self._deaths = Counter[int]()  # by row
@@ -110,15 +118,15 @@ class Fleet(Generic[R]):
         self._close()
 
     def _close(self) -> None:
-        if self._members:
-            with ThreadPoolExecutor(len(self._members)) as pool:  # each may take a moment to end in good order
-                list(pool.map(lambda member: member.replica.close(), self._members))
+        if every := [*self._members, *self._draining]:
+            with ThreadPoolExecutor(len(every)) as pool:  # each may take a moment to end in good order
+                list(pool.map(lambda member: member.replica.close(), every))
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:
         if self._stop():
             return
         leases = Leases(requests, self._replicas, self._slots)
-        while leases.left or any(member.given for member in self._members):
+        while leases.left or any(member.given for member in [*self._members, *self._draining]):
             self._fill(leases)
             yield from self._news(leases)
             if self._stop():
@@ -139,8 +147,11 @@ class Fleet(Generic[R]):
                 self._members[place].replica.give(batch)
 
     def _news(self, leases: Leases) -> Iterator[Completion]:
-        self._wait([member.replica for member in self._members], POLL_S)
+        self._wait([member.replica for member in [*self._members, *self._draining]], POLL_S)
         for place, member in enumerate(self._members):
+            if member.replica.leaving:
+                self._let_go(place)
+                continue
             told = member.replica.take()
             if told is None:
                 if member.replica.ready and time.monotonic() - member.heard_s > SILENT_S:
@@ -149,6 +160,28 @@ class Fleet(Generic[R]):
             yield from self._heard(member, told)
             if told.death is not None:
                 self._lose(place, told.death, leases)
+        for member in list(self._draining):
+            yield from self._drained(member, leases)
+
+    def _let_go(self, place: int) -> None:
+        """Nobody is to blame for what is lost with it, and another takes its place at once."""
+        self._say(f"the machine of replica {place + 1} of {self._replicas} is taken away: starting another elsewhere")
+        self._members[place].replica.drain()
+        self._draining.append(self._members[place])
+        self._members[place] = _Member(self._hire())
+
+    def _drained(self, member: _Member[R], leases: Leases) -> Iterator[Completion]:
+        told = member.replica.take()
+        lost = time.monotonic() - member.heard_s > SILENT_S
+        if told is not None:
+            yield from self._heard(member, told)
+            leases.give_back(member.given.pop(row) for row in told.returned if row in member.given)
+            lost = told.death is not None
+        if lost or not member.given:
+            leases.give_back(member.given.values())
+            self._lost_load = _sum([self._lost_load, member.load])
+            self._draining.remove(member)
+            member.replica.close()
 
     def _heard(self, member: _Member[R], told: Told) -> Iterator[Completion]:
         member.heard_s = time.monotonic()
@@ -189,7 +222,7 @@ class Fleet(Generic[R]):
 
     @property
     def load(self) -> Load | None:
-        return _sum([self._lost_load, *(member.load for member in self._members)])
+        return _sum([self._lost_load, *(member.load for member in [*self._members, *self._draining])])
 
 
 def _sum(loads: Sequence[Load | None]) -> Load | None:

@@ -49,6 +49,7 @@ class Told(NamedTuple):
     rates: Rates | None = None
     load: Load | None = None
     death: Death | None = None
+    returned: tuple[int, ...] = ()  # rows that it had not begun when it was told to drain
 
 
 class ReplicaHost:
@@ -59,6 +60,7 @@ class ReplicaHost:
         self._news = threading.Condition()
         self._asked: deque[Request] = deque()
         self._done: list[Completion] = []
+        self._returned: list[int] = []
         self._in_flight = 0  # in the engine
         self._ready = self._ended = False
         self._spent = Spent()
@@ -79,12 +81,20 @@ class ReplicaHost:
             self._asked.extend(requests)
             self._news.notify_all()
 
+    def drain(self) -> None:
+        """Give back what its engine has not been given; the rest is finished."""
+        with self._news:
+            self._returned += [request.row for request in self._asked]
+            self._asked.clear()
+            self._news.notify_all()
+
     def take(self, wait_s: float) -> Told:
         """What is finished by now; waits for the first of it, though not for longer than asked."""
         with self._news:
-            self._news.wait_for(lambda: self._done or self._death, wait_s)
+            self._news.wait_for(lambda: self._done or self._returned or self._death, wait_s)
             completions, self._done = self._done, []
-            return Told(completions, self._spent, self._rates, self._load, self._death)
+            returned, self._returned = tuple(self._returned), []
+            return Told(completions, self._spent, self._rates, self._load, self._death, returned)
 
     def close(self) -> None:
         with self._news:

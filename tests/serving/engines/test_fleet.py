@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.engines.fleet import FRUITLESS_STARTS, Fleet
+from serving.engines.fleet import DEATHS_OF_A_ROW, FRUITLESS_STARTS, Fleet
 from serving.engines.replica_host import Death, Told
 from serving.records import Choice, Completion, Endpoint, EngineDied, Load, Request, Sampling, Usage
 from serving.store.meter import Meter, Spent, read_meter
@@ -22,18 +22,27 @@ class Double:
 
     def __init__(self, starts: bool = True, killers: frozenset[int] = frozenset(), slow: int = 1) -> None:
         self.ready = False
-        self.closed = self.dies = False
+        self.closed = self.dies = self.leaving = False
         self.rows: list[int] = []
         self.answered: list[int] = []
         self._starts, self._killers, self._slow = starts, killers, slow
         self._turns = 0
+        self._returned: tuple[int, ...] = ()
 
     def give(self, requests: list[Request]) -> None:
         assert self.ready, "nothing is given to a replica that is not ready"
         self.rows += [request.row for request in requests]
 
+    def drain(self) -> None:
+        """It has begun what fits into its slots."""
+        self._returned = tuple(self.rows[SLOTS:])
+        del self.rows[SLOTS:]
+
     def take(self) -> Told | None:
         self._turns += 1
+        if self._returned:
+            returned, self._returned = self._returned, ()
+            return Told([], returned=returned)
         if not self._starts:
             return Told([], death=Death("it has no model"))
         self.ready = True
@@ -119,8 +128,45 @@ def test_whatever_dies_nothing_is_lost_and_nothing_comes_twice(
                 found.append(done.row)
                 if draw.random() < 0.2:
                     draw.choice(alive).dies = True
+                if draw.random() < 0.2:
+                    draw.choice(alive).leaving = True
         left = [request for request in left if request.row not in found]
     assert sorted(found) == list(range(rows))
+
+
+def test_a_replica_whose_machine_is_taken_away_finishes_what_it_has_begun_and_no_more(tmp_path: Path) -> None:
+    hired: list[Double] = []
+
+    def hire() -> Double:
+        hired.append(Double())
+        return hired[-1]
+
+    with fleet(tmp_path, hire, 2) as engine:
+        answers = engine.run(requests(40))
+        rows = [next(answers).row for _ in range(6)]
+        had, hired[0].leaving = len(hired[0].answered), True
+        rows += [done.row for done in answers]
+        assert hired[0].closed
+    assert sorted(rows) == list(range(40))
+    assert len(hired) == 3
+    assert len(hired[0].answered) <= had + SLOTS
+
+
+def test_of_a_machine_that_is_gone_before_it_has_finished_no_row_is_suspected(tmp_path: Path) -> None:
+    hired: list[Double] = []
+
+    def hire() -> Double:
+        hired.append(Double())
+        return hired[-1]
+
+    with fleet(tmp_path, hire, 1) as engine:
+        rows = []
+        for done in engine.run(requests(10)):
+            rows.append(done.row)
+            if len(hired) <= 2 * DEATHS_OF_A_ROW:  # what it has in flight is lost with it, again and again
+                hired[-1].leaving = hired[-1].dies = True
+    assert sorted(rows) == list(range(10))
+    assert len(hired) > 2 * DEATHS_OF_A_ROW
 
 
 def test_a_row_that_was_in_flight_at_two_deaths_is_named(tmp_path: Path) -> None:
