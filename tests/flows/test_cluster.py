@@ -156,6 +156,47 @@ def test_killed_workers_lose_nothing_and_double_nothing(cluster: str, tmp_path: 
     assert killed == kills
 
 
+def test_a_machine_that_is_taken_away_finishes_what_it_has_begun(
+    cluster: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A SIGTERM, as a spot machine gets it, to one of two: nothing of what its replicas had begun is lost."""
+    own = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    command = [str(BIN / "ray"), "start", f"--address={cluster}", "--block", f"--num-cpus={CPUS}"]
+    with (own / "log").open("wb") as output:
+        spot = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    taken = threading.Event()
+
+    def take_away() -> None:
+        give_up = time.monotonic() + 120
+        while not (audit.exists() and audit.read_text().count("\n") > 60) and time.monotonic() < give_up:
+            time.sleep(0.1)
+        os.kill(spot.pid, signal.SIGTERM)
+        taken.set()
+
+    folder = tmp_path / "job"
+    prompts(folder, 600)
+    audit = folder / "spent.jsonl"
+    try:
+        while "Ray runtime started" not in (own / "log").read_text():
+            assert spot.poll() is None, (own / "log").read_text()
+            time.sleep(0.2)
+        taker = threading.Thread(target=take_away)
+        taker.start()
+        settings = f'replicas = {CPUS + 1}\necho_s = 0.2\necho_audit = "{audit}"'  # so one at least is on either
+        assert main(job(folder, f'{settings}\n[cluster]\nleast = {CPUS + 1}\nray = "{cluster}"', None)) == 0
+        taker.join()
+        assert taken.is_set()
+        assert spot.wait(60) is not None
+    finally:
+        if spot.poll() is None:
+            os.killpg(spot.pid, signal.SIGKILL)
+        shutil.rmtree(own, ignore_errors=True)
+    assert "is taken away: starting another elsewhere" in capfd.readouterr().err
+    assert len(answers(folder)) == 600
+    spent = [json.loads(line)["custom_id"] for line in audit.read_text().splitlines()]
+    assert len(spent) == len(set(spent)) == 600, "a row was computed twice"
+
+
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts(tmp_path / "job", 3)
     assert main(job(tmp_path / "job", "replicas = 2", "127.0.0.1:1")) != 0
