@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 class DatasetSection(Section):
     path: str
-    """A file, a glob, or an fsspec URL; `.jsonl` (or `.ndjson`), `.csv`, each also with `.gz` or `.zst`, and
+    """A file, a glob, or a URL such as `s3://bucket/prompts.jsonl`; `.jsonl` (or `.ndjson`), `.csv`, each also with `.gz` or `.zst`, and
     `.parquet`."""
     prompt: str | None = None
     """Template over columns, `"Classify: {{text}}"`; columns and nothing else."""
@@ -63,7 +63,7 @@ class DatasetSection(Section):
 
 class ModelSection(Section):
     full: str
-    """A local folder (safetensors only), or the name a server knows."""
+    """A local folder (safetensors only), one [in a bucket](scale.md#in-a-bucket), or the name a server knows."""
     quantized: str | None = None
     """The same model, quantized."""
     cheaper: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], str] = {}
