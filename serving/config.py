@@ -38,8 +38,8 @@ class Section(BaseModel):
 
 class DatasetSection(Section):
     path: str
-    """A file, a glob, or a URL such as `s3://bucket/prompts.jsonl`; `.jsonl` (or `.ndjson`), `.csv`, each also with `.gz` or `.zst`, and
-    `.parquet`."""
+    """A file, a glob, or a URL such as `s3://bucket/prompts.jsonl`; `.jsonl` (or `.ndjson`), `.csv`, each also with
+    `.gz` or `.zst`, and `.parquet`."""
     prompt: str | None = None
     """Template over columns, `"Classify: {{text}}"`; columns and nothing else."""
     system: str | None = None

@@ -171,7 +171,7 @@ class Bucket:
         _, *below = _parts(meta)
         if len(below) > 1 and below[0] == "meters":
             return (self.copy / key).exists()
-        return below[:1] == ["leases"] or _tag(self.copy / key) == meta["e_tag"]
+        return below[:1] == ["leases"] or _is_object(self.copy / key, meta)
 
     def _listed(self, folder: Path | None) -> Iterator[Any]:
         for metas in _library().list(self._store, prefix=self._key(folder) if folder else None):
@@ -269,6 +269,11 @@ def _tag(file: Path) -> str | None:
         return os.getxattr(file, ETAG).decode()
     except OSError:
         return None
+
+
+def _is_object(file: Path, meta: Any) -> bool:
+    """A power failure can leave the note and take the bytes, which were not synced."""
+    return bool(_tag(file) == meta["e_tag"] and file.stat().st_size == meta["size"])
 
 
 def _parts(meta: Any) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What a bucket and its copy do, one by one, with a store in memory."""
 
+import os
 from pathlib import Path
 
 import obstore
@@ -80,6 +81,15 @@ def test_a_file_that_changed_in_the_bucket_is_fetched_and_one_that_did_not_is_le
     other.pull()
     assert (other.copy / "run" / "same").stat().st_ino == was
     assert (other.copy / "run" / "changes").read_bytes() == b"two"
+
+
+def test_a_file_whose_bytes_a_power_failure_took_is_fetched_again(bucket: Bucket, tmp_path: Path) -> None:
+    other = beside(bucket, tmp_path / "other")
+    bucket.put(bucket.copy / "run" / "run.json", b"facts")
+    other.pull()
+    os.truncate(other.copy / "run" / "run.json", 0)
+    other.pull()
+    assert (other.copy / "run" / "run.json").read_bytes() == b"facts"
 
 
 def test_a_name_that_leads_out_of_the_copy_is_refused(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
