@@ -1,6 +1,6 @@
 """What a continuous feed is worth over barriers: a long file in one window, and in parts that wait for their last row.
 
-    python bench/feed.py [--parts 5] [--rows 512] [--shape Llama-3.1-8B]
+    python bench/feed.py [--parts 5] [--rows 512] [--sequences 256] [--shape Llama-3.1-8B]
 
 One engine runs both, in the order of the file, so that nothing but the feed differs. The rows count on from numbers of
 their own, for as many tokens as a long-tailed mix gives them, and their prompts are about as long as their answers, as
@@ -33,7 +33,7 @@ from sheet import add_rows, taken_on, where
 
 MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/feed.csv")
-SLOTS, KV_GIB, PROMPT_TOKENS, CONTEXT_TOKENS = 128, 2.0, 16, 512
+SLOTS, KV_GIB, PROMPT_TOKENS, CONTEXT_TOKENS = 256, 2.0, 16, 512  # so many sequences vLLM itself runs offline
 MEDIAN_TOKENS, SPREAD, MOST_TOKENS = 8, 1.2, 384  # of a log-normal length
 BARRIERS, CONTINUOUS = "barriers", "continuous"
 
@@ -50,24 +50,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What a continuous feed is worth over barriers.")
     parser.add_argument("--parts", type=int, default=5)
     parser.add_argument("--rows", type=int, default=512, help="of a part")
+    parser.add_argument("--sequences", type=int, default=SLOTS, help="that run at once (default: vLLM's own, 256)")
     parser.add_argument("--shape", choices=sorted(CONFIGS), help="of a model whose weights are random")
     options = parser.parse_args()
     settle(Path(".gristmill").resolve())
     machine = this_machine()
     cache = PagedCache(memory_gib=KV_GIB, prefix_caching=False)
-    config = EngineConfig(cache=cache, batching=Batching(SLOTS), max_model_len=CONTEXT_TOKENS)
+    config = EngineConfig(cache=cache, batching=Batching(options.sequences), max_model_len=CONTEXT_TOKENS)
     parts: list[Part] = []
     with TemporaryDirectory() as scratch, engine_of(options.shape, config, machine, Path(scratch)) as engine:
-        for _ in engine.run(iter(rows_of(options.shape, 0, SLOTS))):  # the first steps of an engine are slower
+        for _ in engine.run(
+            iter(rows_of(options.shape, 0, options.sequences))
+        ):  # the first steps of an engine are slower
             pass
         rows = rows_of(options.shape, 1, options.parts * options.rows)
         for feed in (BARRIERS, CONTINUOUS):
             for part in measured(engine, rows, feed, options.rows):
                 parts.append(part)
-                figures = {"model": options.shape or MODEL.name, "rows": options.rows, **columns(part)}
+                figures = {"model": options.shape or MODEL.name, "rows": options.rows, "sequences": options.sequences}
+                figures |= columns(part)
                 add_rows(RESULTS, [{**taken_on(machine), **figures}])
                 print(f"  {feed:10} part {part.part + 1} {part.seconds:7.1f} s", flush=True)
-    print(f"{where(machine)}; vLLM, {SLOTS} sequences at once")
+    print(f"{where(machine)}; vLLM, {options.sequences} sequences at once")
     show(parts, options.rows)
     return 0
 
