@@ -34,4 +34,4 @@ def with_models_at_hand(job: Job) -> Job:
 
 
 def _at_hand(named: str | None) -> str | None:
-    return str(copy_of(named, COPIES).copy) if named is not None and is_url(named) else named
+    return str(copy_of(named, COPIES)) if named is not None and is_url(named) else named

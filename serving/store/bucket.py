@@ -7,6 +7,7 @@ Before a run is written, its copy is made what the bucket has.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -29,7 +30,8 @@ ASIDE = ".pulled.writing"
 ETAG = "user.gristmill.etag"  # an attribute of a file of the copy: which object it is
 APPEND = re.compile(r"^(?P<file>.+\.journal)/(?P<place>\d{8})$")
 OF_THIS_MACHINE = {"lock", "logs", "meters", "leases"}  # in the folder of a run; meters are sent, and never taken away
-TOKEN, PULLING = ".copy", ".pulling"  # in the copy
+TOKEN, PULLING = "token", "pulling"  # beside the copy
+RUN = "run.json"  # what a folder has that is a run's
 
 
 class BucketFault(OSError):
@@ -38,15 +40,16 @@ class BucketFault(OSError):
 
 class Bucket:
     """`url` names the folder, such as s3://bucket/runs; keys and endpoint are the environment's (AWS_*, GOOGLE_*,
-    AZURE_*). Every method raises BucketFault."""
+    AZURE_*). With `of_runs` nothing else of it is copied. Every method raises BucketFault."""
 
-    def __init__(self, url: str, copy: Path) -> None:
+    def __init__(self, url: str, copy: Path, of_runs: bool = False) -> None:
         self.url = url.rstrip("/")
         self.copy = copy
+        self._of_runs = of_runs
         self._store = _open(self.url)
         self._appends: dict[str, list[str]] = defaultdict(list)  # by journal, the objects that it is of
         copy.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.token = _token(copy / TOKEN)
+        self.token = _token(copy.with_name(TOKEN))
 
     def url_of(self, path: Path) -> str:
         return f"{self.url}/{self._key(path)}"
@@ -144,11 +147,13 @@ class Bucket:
     def _pull(self, run: Path | None) -> None:
         held = set() if run else {folder for folder in self.copy.iterdir() if is_locked(folder / "lock")}
         objects = {meta["path"]: meta for meta in self._listed(run) if self.copy / _parts(meta)[0] not in held}
+        if self._of_runs and run is None:
+            objects = {key: meta for key, meta in objects.items() if f"{_parts(meta)[0]}/{RUN}" in objects}
         there = {self.copy / key for key in objects} | self._assembled(objects)
         self._each(self.fetch, (self.copy / key for key, meta in objects.items() if not self._has(key, meta)))
         for file in [*(run or self.copy).rglob("*")]:
             folder, *below = file.relative_to(self.copy).parts
-            ours = not below or below[0] in OF_THIS_MACHINE or self.copy / folder in held
+            ours = self._of_runs and (not below or below[0] in OF_THIS_MACHINE or self.copy / folder in held)
             if not ours and file.is_file() and file not in there:
                 file.unlink()
 
@@ -169,9 +174,9 @@ class Bucket:
     def _has(self, key: str, meta: Any) -> bool:
         """A meter that was counted on here is newer than the one that was sent; a lease is asked for when it counts."""
         _, *below = _parts(meta)
-        if len(below) > 1 and below[0] == "meters":
+        if self._of_runs and below[:1] == ["meters"]:
             return (self.copy / key).exists()
-        return below[:1] == ["leases"] or _is_object(self.copy / key, meta)
+        return (self._of_runs and below[:1] == ["leases"]) or _is_object(self.copy / key, meta)
 
     def _listed(self, folder: Path | None) -> Iterator[Any]:
         for metas in _library().list(self._store, prefix=self._key(folder) if folder else None):
@@ -189,7 +194,7 @@ class Bucket:
     @contextmanager
     def still(self) -> Iterator[None]:
         """Nobody on this machine makes the copy what the bucket holds meanwhile."""
-        with (self.copy / PULLING).open("w") as lock:
+        with self.copy.with_name(PULLING).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -225,19 +230,25 @@ def is_url(text: str) -> bool:
 
 
 def mount(url: str, copies: Path) -> Path:
-    """The copy of a folder in an object store; from now on what is made durable in it goes there."""
-    bucket = copy_of(url, copies)
+    """The copy of a folder of runs in an object store; from now on what is made durable in it goes there."""
+    bucket = Bucket(url, _place(url, copies), of_runs=True)
+    bucket.pull()
     if bucket.copy not in (other.copy for other in _mounted):
         _mounted.append(bucket)
     return bucket.copy
 
 
-def copy_of(url: str, copies: Path) -> Bucket:
-    """A copy to read, as it is now."""
-    scheme, _, rest = url.partition("://")
-    bucket = Bucket(url, copies.resolve() / scheme / rest.strip("/"))
+def copy_of(url: str, copies: Path) -> Path:
+    """A copy to read, as the folder is now."""
+    bucket = Bucket(url, _place(url, copies))
     bucket.pull()
-    return bucket
+    return bucket.copy
+
+
+def _place(url: str, copies: Path) -> Path:
+    """One for each URL, so that of two that lie in each other neither sees the other's."""
+    name = url.rstrip("/").rpartition("/")[2]
+    return copies.resolve() / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12] / name
 
 
 def unmount() -> None:

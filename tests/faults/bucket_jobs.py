@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.faults.jobs import RUN, Job
 from tests.object_store import BUCKET, ObjectStore
 
 COPIES = Path(".gristmill") / "buckets"
-OF_THIS_MACHINE = ("lock", "logs", "meters", "leases", "ledger.duckdb", ".copy", ".pulling")
+OF_THIS_MACHINE = ("lock", "logs", "meters", "leases", "ledger.duckdb")
 ON_ANOTHER_MACHINE = [*RUN, "--take-over"]
 
 
@@ -23,7 +24,11 @@ class BucketJob(Job):
 
     @property
     def runs(self) -> Path:
-        return self.folder / COPIES / "s3" / BUCKET / self.name
+        return self.folder / COPIES / sha256(self.url.encode()).hexdigest()[:12] / self.folder_name
+
+    @property
+    def folder_name(self) -> str:
+        return self.name.rpartition("/")[2]
 
     @property
     def url(self) -> str:
@@ -51,8 +56,7 @@ def on_another_machine(job: BucketJob) -> BucketJob:
 
 def durable_in_bucket(job: BucketJob, place: Path) -> Committed:
     """What counts right now, as any other machine would find it."""
-    copy = copy_of(job.url, place)
-    run = only_run(copy.copy)
+    run = only_run(copy_of(job.url, place))
     found = committed(run) if run else Committed({}, {})
     shutil.rmtree(place)
     return found

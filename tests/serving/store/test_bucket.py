@@ -12,12 +12,12 @@ from serving.store.lease import is_alive, leased
 
 @pytest.fixture
 def bucket(tmp_path: Path) -> Bucket:
-    return Bucket("memory:///", tmp_path / "copy")
+    return Bucket("memory:///", tmp_path / "here" / "copy", of_runs=True)
 
 
 def beside(bucket: Bucket, copy: Path) -> Bucket:
     """Another machine's."""
-    other = Bucket("memory:///", copy)
+    other = Bucket("memory:///", copy / "copy", of_runs=True)
     other._store = bucket._store
     return other
 
@@ -27,6 +27,26 @@ def test_what_is_put_is_what_another_machine_pulls(bucket: Bucket, tmp_path: Pat
     other = beside(bucket, tmp_path / "other")
     other.pull()
     assert (other.copy / "run" / "run.json").read_bytes() == b"facts"
+
+
+def test_of_a_folder_of_runs_nothing_else_is_copied_and_of_another_all_is(tmp_path: Path) -> None:
+    runs, all_of_it = (
+        Bucket("memory:///", tmp_path / name / "copy", of_runs=name == "runs") for name in ("runs", "all")
+    )
+    all_of_it._store = runs._store
+    for name in ("run/run.json", "prompts.jsonl", "models/meters/config.json"):
+        obstore.put(runs._store, name, b"x")
+    for bucket, names in ((runs, ["run.json"]), (all_of_it, ["config.json", "prompts.jsonl", "run.json"])):
+        bucket.pull()
+        assert sorted(file.name for file in bucket.copy.rglob("*") if file.is_file()) == names
+
+
+def test_a_run_that_has_only_been_taken_is_pulled_by_whoever_took_it(bucket: Bucket) -> None:
+    taken = bucket.copy / "run" / "segments" / "writer-0001.json"
+    bucket.put(taken, b"who", new=True)
+    bucket.fetch(taken)
+    bucket.pull(bucket.copy / "run")
+    assert taken.exists()
 
 
 def test_of_two_that_make_a_file_new_the_second_gets_the_first_ones(bucket: Bucket, tmp_path: Path) -> None:
@@ -45,6 +65,7 @@ def test_what_was_taken_although_its_answer_was_lost_is_ours(bucket: Bucket) -> 
 
 def test_a_file_that_grew_is_its_appends_up_to_the_first_gap(bucket: Bucket, tmp_path: Path) -> None:
     journal = bucket.copy / "run" / "segments" / "0001-full-000000.journal"
+    bucket.put(bucket.copy / "run" / "run.json", b"facts")
     for place, frame in enumerate((b"one ", b"two ", b"three ", b"four")):
         bucket.append(journal, place, frame)
     obstore.delete(bucket._store, "run/segments/0001-full-000000.journal/00000002")
@@ -53,7 +74,7 @@ def test_a_file_that_grew_is_its_appends_up_to_the_first_gap(bucket: Bucket, tmp
     found = other.copy / "run" / "segments" / journal.name
     assert found.read_bytes() == b"one two "
     other.remove(found)
-    assert not obstore.list(bucket._store).collect()
+    assert [meta["path"] for meta in obstore.list(bucket._store).collect()] == ["run/run.json"]
 
 
 def test_what_the_bucket_does_not_hold_leaves_the_copy_but_for_what_is_this_machines(bucket: Bucket) -> None:
@@ -73,7 +94,7 @@ def test_a_file_that_changed_in_the_bucket_is_fetched_and_one_that_did_not_is_le
     bucket: Bucket, tmp_path: Path
 ) -> None:
     other = beside(bucket, tmp_path / "other")
-    for name in ("same", "changes"):
+    for name in ("run.json", "same", "changes"):
         bucket.put(bucket.copy / "run" / name, b"one")
     other.pull()
     was = (other.copy / "run" / "same").stat().st_ino
@@ -93,7 +114,7 @@ def test_a_file_whose_bytes_a_power_failure_took_is_fetched_again(bucket: Bucket
 
 
 def test_a_name_that_leads_out_of_the_copy_is_refused(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = [[{"path": "run/../../../etc/cron.d/x", "e_tag": "1"}]]
+    listed = [[{"path": "run/../../../etc/cron.d/x", "e_tag": "1", "size": 1}]]
     monkeypatch.setattr(obstore, "list", lambda *_, **__: iter(listed))
     with pytest.raises(BucketFault, match="leads out of its folder"):
         bucket.pull()
