@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from flows.candidates import Candidates, near_table
 from flows.looks import can_certify
-from flows.members import done_rows
+from flows.members import among, not_done
 from flows.neighbours import Compared, compare
 from flows.open import Work
 from flows.spill import spill_to
@@ -104,12 +104,12 @@ def route(work: Work) -> Figures:
     """Which lane answers each representative that has no answer yet?"""
     if (done := read_manifest(work.run.routed)) is not None:
         return done.figures
-    representatives = np.setdiff1d(_representatives(work), done_rows(work))  # but for what an earlier run has answered
+    to_run = not_done(work, _representatives(work))  # but for what an earlier run has answered
     answering = Candidates.of(work, NEAR).answered_by
     rule, cheapest = work.job.route, next(iter(work.job.cheaper_lanes), "full")
     parts = PartWriter(work.run.routed.parent, "route", {"routes": ROUTES})
     for part in work.run.stage(work.run.admitted).tables("requests", ["row", "prompt_tokens", "adapter"]):
-        run = part.filter(pa.array(np.isin(part["row"], representatives)))
+        run = part.filter(pa.array(among(part["row"].to_numpy(), to_run)))
         # An adapter was made for the full model, and what others are to be answered by should be its answer: these go
         # there whatever the rule says.
         full = pc.or_(pc.is_valid(run["adapter"]), pa.chunked_array([np.isin(run["row"], answering)]))
