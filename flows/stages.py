@@ -138,7 +138,7 @@ def _representatives(work: Work) -> Rows:
 def publish(work: Work) -> Figures:
     """Write the answers and errors out, and the ledger anew; a run without an open row is marked finished."""
     from flows.price_list import listed_prices
-    from serving.store.export import export
+    from serving.store.export import export, open_rows
     from serving.store.finished import finish
     from serving.store.ledger import open_ledger, write_ledger
 
@@ -146,13 +146,9 @@ def publish(work: Work) -> Figures:
     drop_unfinished(work.run.export)
     with open_ledger(runs, work.run) as ledger:
         export(work.run, ledger)
-        found = ledger.execute(
-            "SELECT count(*) FROM requests ANTI JOIN rows USING (run_id, row) WHERE run_id = $run",
-            {"run": work.run.run_id},
-        ).fetchone()
-    open_rows = found[0] if found else 0
+        left = open_rows(work.run, ledger)
     write_ledger(runs, listed_prices())  # before the run is finished: a finished one is not written to any more
-    if open_rows == 0:
+    if left == 0:
         work.writer.end()
         finish(work.run)
-    return {"open_rows": open_rows}
+    return {"open_rows": left}
