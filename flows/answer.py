@@ -63,16 +63,18 @@ def answer_work(work: Work, step: Step = run_here, sample_rows: int | None = Non
             for stage in DECISIONS:
                 _do(step, stage, work)
             check_room(work)
-            lanes = [(lane, most_pending_rows(work, lane)) for lane in lanes_to_run(work)]
+            lanes = lanes_to_run(work)
+            to_run = [(lane, most_pending_rows(work, lane)) for lane in lanes]
             if sample_rows is not None:
-                for lane, pending in lanes:
+                for lane, pending in to_run:
                     _do(step, answer_lane, work, lane, None, _sample(pending, sample_rows))
             else:
-                to_run = [(lane, pending) for lane, pending in lanes if len(pending)]
+                to_run = [(lane, pending) for lane, pending in to_run if len(pending)]
                 choose(work, to_run)
                 plan_ahead(work, to_run)
                 pilot = pilot_of(work, to_run)
-                for lane, _ in lanes:
+                del to_run  # a lane looks anew, and many rows need not be held twice
+                for lane in lanes:
                     _do(step, answer_lane, work, lane, pilot)
                     pilot = None
                 if levers(work):

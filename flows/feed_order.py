@@ -1,34 +1,34 @@
 """A lane's requests in the order that the optimizer plans, from tables that memory need not hold.
 
-The plan covers the whole lane. Requests are then laid out in stretches of it, and the last stretch, which decides how
-the lane ends, is planned again when its turn comes, with the lengths of what has finished by then. The tables are read
-twice: once for the plan, once to lay out.
+The plan covers the whole lane, or so much of it as memory may hold a plan of: a larger lane is planned in portions, in
+the order of the input. Requests are then laid out in stretches of it, and the last stretch, which decides how the lane
+ends, is planned again when its turn comes, with the lengths of what has finished by then. The tables are read twice:
+once for the plan, once to lay out.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.open import Work
+from flows.spill import spill_to
 from optimizer.order.external_sort import Spill
 from optimizer.order.plan import prefix_longest
 from optimizer.order.tree import Places, PrefixTree
 from optimizer.output_lengths import UNKNOWN, expected_output_tokens
 from serving.records import Outcome, Source
 from serving.store.segments import read_rows
+from serving.store.stretches import Stretches
 
 STRETCHES = 8  # at least, if a lane is large enough: what has finished before the last of them tells of it
 STRETCH_ROWS, STRETCH_BYTES = (1024, 65_536), 64 * 2**20
-MOST_STRETCHES = 256  # open files
-IN_MEMORY_BYTES = 2**20  # of each of them, before it goes to disk
+MOST_STRETCHES = 256
+PORTION_ROWS = 2**20  # planned together: a plan takes some 200 bytes a row while it is made
 TAKEN_ROWS = 256
 ROW_BYTES = 200  # of a request beside its messages and tokens
 
@@ -51,12 +51,14 @@ class Finished:
     output_tokens: Places
 
 
-def finished_lengths(work: Work) -> Finished:
-    """Of the rows that an engine has answered, as far as they are sealed."""
+def finished_lengths(work: Work, first: int = 0) -> Finished:
+    """Of the rows from the `first` on that an engine has answered, as far as they are sealed."""
     rows, tokens = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for table in read_rows(work.run.segments, ["row", "source", "outcome", "completion_tokens"]):
         ran = table.filter(
-            (pc.field("source") == Source.ENGINE.value) & (pc.field("outcome") == Outcome.ANSWERED.value)
+            (pc.field("source") == Source.ENGINE.value)
+            & (pc.field("outcome") == Outcome.ANSWERED.value)
+            & (pc.field("row") >= first)
         )
         rows.append(ran["row"].to_numpy())
         tokens.append(ran["completion_tokens"].to_numpy())
@@ -66,32 +68,54 @@ def finished_lengths(work: Work) -> Finished:
 def in_order(
     read: Read,
     pending: Places,
-    finished: Callable[[], Finished],
+    finished: Callable[[int], Finished],
     output_tokens: Callable[[pa.ChunkedArray], Places],
     slots: int,
     columns: list[str],
     folder: Path,
 ) -> Iterator[pa.Table]:
-    """The pending requests in the order to feed them, a few in each table.
+    """The pending requests, which ascend, in the order to feed them, a few in each table.
 
-    `finished` is asked again before the last stretch; `output_tokens` gives the most that samplings allow. What does
-    not fit in memory goes to files in `folder` that vanish when they are closed, whatever ends us.
+    `finished` tells of rows from a first one on, and is asked again before the last stretch; `output_tokens` gives the
+    most that samplings allow. What does not fit in memory goes to files in `folder` that vanish when they are closed,
+    whatever ends us.
     """
-    spill = partial(SpooledTemporaryFile, IN_MEMORY_BYTES, dir=folder)
-    known = _known(read, np.union1d(pending, finished().row), output_tokens, spill)
-    order = _planned(known, pending, finished(), slots)
+    if not len(pending):
+        return
+    portions = np.array_split(pending, -(-len(pending) // PORTION_ROWS))
+    done = finished(0)
+    portion_of_done = np.searchsorted([portion[0] for portion in portions[1:]], done.row, side="right")
+    for place, portion in enumerate(portions):
+        here = portion_of_done == place
+        before = Finished(done.row[here], done.output_tokens[here])
+        last = finished if place == len(portions) - 1 else None
+        yield from _portion_in_order(read, portion, before, last, output_tokens, slots, columns, spill_to(folder))
+
+
+def _portion_in_order(
+    read: Read,
+    pending: Places,
+    before: Finished,
+    by_then: Callable[[int], Finished] | None,
+    output_tokens: Callable[[pa.ChunkedArray], Places],
+    slots: int,
+    columns: list[str],
+    spill: Spill,
+) -> Iterator[pa.Table]:
+    """`before` is what of it has finished; `by_then`, where the lane ends with it, before its last stretch."""
+    known = _known(read, np.union1d(pending, before.row), output_tokens, spill)
+    order = _planned(known, pending, before, slots)
     cuts = _cuts(known.size_bytes[np.searchsorted(known.row, order)])
-    with ExitStack() as files:
-        tables = _laid_out(read, order, cuts, columns, spill, files)
-        for (start, stop), table in zip(pairwise([0, *cuts.tolist()]), tables, strict=True):
-            rows = order[start:stop]
-            if start and stop == len(order):
-                rows = _planned(known, rows, finished(), slots)
-            by_row = np.argsort(table["row"].to_numpy())
-            place = by_row[np.searchsorted(table["row"].to_numpy()[by_row], rows)]
-            table = table.combine_chunks()
-            for at in range(0, len(place), TAKEN_ROWS):
-                yield table.take(pa.array(place[at : at + TAKEN_ROWS]))
+    tables = _laid_out(read, order, cuts, columns, spill)
+    for (start, stop), table in zip(pairwise([0, *cuts.tolist()]), tables, strict=True):
+        rows = order[start:stop]
+        if by_then is not None and start and stop == len(order):
+            rows = _planned(known, rows, by_then(int(known.row[0])), slots)
+        by_row = np.argsort(table["row"].to_numpy())
+        place = by_row[np.searchsorted(table["row"].to_numpy()[by_row], rows)]
+        table = table.combine_chunks()
+        for at in range(0, len(place), TAKEN_ROWS):
+            yield table.take(pa.array(place[at : at + TAKEN_ROWS]))
 
 
 def _known(read: Read, rows: Places, output_tokens: Callable[[pa.ChunkedArray], Places], spill: Spill) -> Known:
@@ -127,7 +151,7 @@ def _cuts(sizes: Places) -> Places:
     rows = max(rows, -(-len(sizes) // MOST_STRETCHES))
     limit = max(STRETCH_BYTES, 2 * int(sizes.sum()) // MOST_STRETCHES)
     ends, filled, count = [], 0, 0
-    for at, size in enumerate(sizes.tolist()):
+    for at, size in enumerate(map(int, sizes)):
         if count and (count >= rows or filled + size > limit):
             ends.append(at)
             filled = count = 0
@@ -135,9 +159,7 @@ def _cuts(sizes: Places) -> Places:
     return np.array([*ends, len(sizes)], np.int64)
 
 
-def _laid_out(
-    read: Read, order: Places, cuts: Places, columns: list[str], spill: Spill, files: ExitStack
-) -> Iterator[pa.Table]:
+def _laid_out(read: Read, order: Places, cuts: Places, columns: list[str], spill: Spill) -> Iterator[pa.Table]:
     """The requests of each stretch, in the order of the input."""
     if len(cuts) == 1:
         yield pa.concat_tables(read(np.sort(order), columns))
@@ -145,16 +167,12 @@ def _laid_out(
     by_row = np.argsort(order)
     rows = order[by_row]
     stretch_of_row = np.searchsorted(cuts, by_row, side="right").astype(np.int16)
-    stretches = [files.enter_context(spill()) for _ in cuts]
-    writers: list[pa.ipc.RecordBatchStreamWriter] = []
-    for table in read(rows, columns):
-        writers = writers or [pa.ipc.new_stream(file, table.schema) for file in stretches]
-        at = stretch_of_row[np.searchsorted(rows, table["row"].to_numpy())]
-        for stretch in np.unique(at).tolist():
-            writers[stretch].write_table(table.filter(pa.array(at == stretch)))
-    for writer in writers:
-        writer.close()
-    for file in stretches:
-        file.seek(0)
-        yield pa.ipc.open_stream(file).read_all()
-        file.close()
+    with spill() as file:
+        stretches = Stretches(file)
+        for table in read(rows, columns):
+            stretches.add(table, stretch_of_row[np.searchsorted(rows, table["row"].to_numpy())])
+        del by_row, rows, stretch_of_row
+        for stretch in range(len(cuts)):
+            found = stretches.read(stretch)
+            assert found is not None, "a stretch has a row at least"
+            yield found

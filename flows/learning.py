@@ -71,7 +71,7 @@ def _lengths(work: Work, rows: Rows) -> tuple[Length, ...]:
         row, tokens = row[chosen], tokens[chosen]
     of_row = dict(zip(row.tolist(), tokens.tolist(), strict=True))
     found: list[Length] = []
-    for part in requests_of(work, row, ["row", "prompt_tokens", "sampling"]):
+    for part in requests_of(work, np.sort(row), ["row", "prompt_tokens", "sampling"]):
         most, answers = (column.tolist() for column in answers_of(part["sampling"]))
         columns = (part["row"].to_pylist(), part["prompt_tokens"].to_pylist(), most, answers)
         found += [(prompt, each, of_row[number] // times) for number, prompt, each, times in zip(*columns, strict=True)]

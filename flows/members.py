@@ -1,7 +1,6 @@
 """Which rows an answer goes to, and which a lane has yet to run; in arrays, so that a million rows stay small."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Self
 
 import numpy as np
@@ -11,14 +10,15 @@ from numpy.typing import NDArray
 
 from flows.candidates import Candidates, levers
 from flows.looks import Looks
+from flows.names import Few, Names
 from flows.open import Work
-from serving.records import NEAR, Endpoint, Lane, Outcome, Source
+from serving.records import NEAR, Lane, Outcome, Source
 from serving.store.segments import read_rows
 
 Rows = NDArray[np.int64]
-Few = NDArray[np.int8]  # places in SOURCES or ENDPOINTS
-SOURCES, ENDPOINTS = tuple(Source), tuple(Endpoint)
+SOURCES = tuple(Source)
 NO_ROWS = np.empty(0, np.int64)
+LOOKED_AT_ROWS = 2**20  # together
 RUN, EQUAL, TAKEN = (SOURCES.index(source) for source in (Source.ENGINE, Source.EXACT, Source.EARLIER))
 
 
@@ -28,57 +28,68 @@ class Served:
 
     row: Rows
     answer: Rows  # the place of the answer that it gets
-    source: Few
+    source: Few  # places in SOURCES
 
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Every admitted row, ordered by the first row with the same key; names are ordered by row."""
+    """Who shares an answer: 16 bytes for each row that equals an earlier one."""
 
-    starts: Rows  # by row: the first place of those that equal it; those of the next row come after the last
-    row: Rows
-    name_at: Rows  # by row: the place of its name
-    custom_id: pa.Array
-    endpoint: Few
+    first: Rows  # ascending: the first row with the same key
+    row: Rows  # ascending where that is the same
+    names: Names
 
     @classmethod
     def of(cls, work: Work) -> Self:
-        row, equals = [NO_ROWS], [NO_ROWS]
+        first, row = [NO_ROWS], [NO_ROWS]
         for table in work.run.stage(work.run.collapsed).tables("members", ["row", "equals"]):
-            row.append(table["row"].to_numpy())
-            equals.append(table["equals"].to_numpy())
-        named, custom_id, endpoint = [NO_ROWS], [pa.array([], pa.string())], [np.empty(0, np.int8)]
-        for table in work.run.stage(work.run.admitted).tables("requests", ["row", "custom_id", "endpoint"]):
-            named.append(table["row"].to_numpy())
-            custom_id.extend(table["custom_id"].chunks)
-            endpoint.append(_places(table["endpoint"], Endpoint))
-        first, name = np.concatenate(equals), np.concatenate(named)
-        order = np.argsort(first, kind="stable")
-        every = np.arange(name.max(initial=0) + 2)
-        return cls(
-            np.searchsorted(first[order], every),
-            np.concatenate(row)[order],
-            np.searchsorted(name, every),
-            pa.concat_arrays(custom_id),
-            np.concatenate(endpoint),
-        )
+            copies = table.filter(pc.not_equal(table["row"], table["equals"]))
+            first.append(copies["equals"].to_numpy())
+            row.append(copies["row"].to_numpy())
+        equals = np.concatenate(first)
+        order = np.argsort(equals, kind="stable")
+        return cls(equals[order], np.concatenate(row)[order], Names.of(work))
 
     def count(self, row: int) -> int:
         """How many rows the answer to `row` goes to."""
-        return self.starts.item(row + 1) - self.starts.item(row)
+        begin = int(self.first.searchsorted(row))
+        if begin == len(self.first) or self.first[begin] != row:
+            return 1  # as with most
+        return 1 + int(self.first.searchsorted(row, side="right")) - begin
 
     def served_by(self, rows: Rows) -> Served:
-        """Who shares the answers to `rows`, and their failures: those that equal them."""
-        counts = self.starts[rows + 1] - self.starts[rows]
+        """Who shares the answers to `rows`, and their failures: themselves, and those that equal them."""
+        begin = np.searchsorted(self.first, rows)
+        counts = 1 + np.searchsorted(self.first, rows, side="right") - begin
         answer = np.repeat(np.arange(len(rows)), counts)
         within = np.arange(len(answer)) - np.searchsorted(answer, answer)
-        row = self.row[self.starts[rows][answer] + within]
-        return Served(row, answer, np.where(row == rows[answer], RUN, EQUAL).astype(np.int8))
+        row, copies = rows[answer], within > 0
+        row[copies] = self.row[(begin[answer] + within - 1)[copies]]
+        return Served(row, answer, np.where(copies, EQUAL, RUN).astype(np.int8))
 
     def named(self, rows: Rows) -> tuple[pa.Array, Few]:
         """The ids of rows, and the places of their endpoints in ENDPOINTS."""
-        places = self.name_at[rows]
-        return self.custom_id.take(pa.array(places)), self.endpoint[places]
+        return self.names.named(rows)
+
+
+def among(rows: Rows, wanted: Rows) -> NDArray[np.bool_]:
+    """Which of a part's rows are wanted; both ascend. Only those that can be are looked at, not all of a large job."""
+    if not len(rows):
+        return np.empty(0, np.bool_)
+    start, end = np.searchsorted(wanted, rows[[0, -1]] + [0, 1])
+    return np.isin(rows, wanted[start:end])
+
+
+def not_done(work: Work, rows: Rows) -> Rows:
+    """Those of these rows, which ascend, that are not settled; without the copies that NumPy's set functions make."""
+    done = np.sort(done_rows(work))
+    if not len(done):
+        return rows
+    left = np.empty(len(rows), np.bool_)
+    for start in range(0, len(rows), LOOKED_AT_ROWS):
+        here = slice(start, start + LOOKED_AT_ROWS)
+        left[here] = ~among(rows[here], done)
+    return rows[left]
 
 
 def done_rows(work: Work) -> Rows:
@@ -103,21 +114,30 @@ def pending_rows(work: Work, lane: Lane) -> Rows:
     that audit another way to serve them, or that none may serve. What a lane may serve under a certificate alone is
     pending there until that is refused."""
     if lane.name in levers(work):
-        return np.setdiff1d(Looks.of(work, lane.name).to_serve(work), done_rows(work))
+        return not_done(work, Looks.of(work, lane.name).to_serve(work))
     full = lane.name == "full"
     others = [Looks.of(work, lever).to_run(work) for lever in levers(work)] if full else []
-    return np.setdiff1d(np.concatenate([_routed(work, lane), *others]), done_rows(work))
+    return not_done(work, _joined(_routed(work, lane), *others))
 
 
 def most_pending_rows(work: Work, lane: Lane) -> Rows:
     """The same, if no near-duplicate is certified to share an answer: what is foretold, since no audit's end is."""
     near = Candidates.of(work, NEAR).equals if lane.name == "full" else NO_ROWS
-    return np.setdiff1d(np.union1d(pending_rows(work, lane), near), done_rows(work))
+    return not_done(work, _joined(pending_rows(work, lane), near))
+
+
+def _joined(rows: Rows, *more: Rows) -> Rows:
+    """All of them, ascending; those of one alone are so already."""
+    return np.unique(np.concatenate([rows, *more])) if any(map(len, more)) else rows
 
 
 def _routed(work: Work, lane: Lane) -> Rows:
     tables = work.run.stage(work.run.routed).tables("routes", ["row", "lane"])
-    return np.concatenate([NO_ROWS, *(table["row"].to_numpy()[_is(table["lane"], lane.name)] for table in tables)])
+    found: Rows = np.concatenate(
+        [NO_ROWS, *(table["row"].to_numpy()[_is(table["lane"], lane.name)] for table in tables)]
+    )
+    found.sort()
+    return found
 
 
 def _is(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:
@@ -127,9 +147,3 @@ def _is(column: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:
 
 def _numbers(tables: list[pa.Table], column: str) -> Rows:
     return np.concatenate([NO_ROWS, *(table[column].to_numpy() for table in tables)])
-
-
-def _places(column: pa.ChunkedArray, kind: type[StrEnum]) -> Few:
-    """A column of few different texts, as their places in `kind`."""
-    found: Few = pc.index_in(column, pa.array([value.value for value in kind])).to_numpy().astype(np.int8)
-    return found

@@ -43,7 +43,8 @@ class Quarantine:
 
         Asking for the next turn says that the engine has lived through the last one.
         """
-        free = np.setdiff1d(pending, np.array([row for group in self.groups for row in group.rows], np.int64))
+        suspected = np.array([row for group in self.groups for row in group.rows], np.int64)
+        free = np.setdiff1d(pending, suspected) if len(suspected) else pending
         self._tried = []
         if len(free):
             yield free

@@ -1,23 +1,39 @@
 """The requests of a lane as tables: which there are, what they can use at most, and in which order they are fed."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from flows.feed_order import finished_lengths, in_order
-from flows.members import Rows
+from flows.members import Rows, among
 from flows.open import Work
 from serving.records import sampling_from_json
+from serving.store.tables import read_table
 
 BLOCK_SLACK_TOKENS = 128  # the largest block that an engine may only half fill, for each sequence
 
 
 def requests_of(work: Work, pending: Rows, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The requests of these rows, a part of them at a time, in the order of the input."""
-    for part in work.run.stage(work.run.admitted).tables("requests", columns):
-        yield part.filter(pa.array(np.isin(part["row"].to_numpy(), pending)))
+    """The requests of these rows, which ascend, a part of them at a time. Parts that have none of them are not read."""
+    files = work.run.stage(work.run.admitted).files("requests")
+    if not len(pending):
+        return
+    first = bisect_left(files, pending[0], key=lambda file: _rows_in(file)[-1])
+    for file in files[first:]:
+        rows = _rows_in(file)
+        if rows[0] > pending[-1]:
+            return
+        if (some := among(rows, pending)).any():
+            yield read_table(file, columns).filter(pa.array(some))
+
+
+def _rows_in(part: Path) -> Rows:
+    rows: Rows = read_table(part, ["row"])["row"].to_numpy()
+    return rows
 
 
 def kv_tokens_of(work: Work, pending: Rows, slots: int | None = None) -> int | None:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flows.members import ENDPOINTS, RUN, SOURCES, TAKEN, Few, Members, Rows
+from flows.members import RUN, SOURCES, TAKEN, Members, Rows
+from flows.names import ENDPOINTS, Few
 from optimizer.cost import Charges
 from serving.own_json import own_json
 from serving.records import Completion, Lane, Outcome, Source

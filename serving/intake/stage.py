@@ -1,7 +1,6 @@
 """The stage of admission, written by one process or several: its parts, and then its manifest."""
 
 import os
-from base64 import b64decode
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -55,8 +54,6 @@ def admit_by(
             return min(stopped, key=lambda share: int(share["row"]))
         if len({schema for share in shares for schema in share["schemas"]}) > most_schemas:
             return None
-        for noted, share in zip(ids[1:], shares[1:], strict=True):
-            noted.digests.frombytes(b64decode(share["digests"]))
         must_be_unique(ids)
     rows = shares[0]["row"]
     if rows == 0:

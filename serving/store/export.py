@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from serving.own_json import own_json
 from serving.store.batch_output import refused, result
 from serving.store.durable import make_folder, write_blocks
 from serving.store.run import Run, UnknownRun
+from serving.store.stretches import Stretches
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,13 +28,18 @@ UNION ALL
 SELECT rows.row, rows.custom_id, requests.file, requests.line, error_code, error_reason
 FROM rows JOIN requests ON requests.run_id = rows.run_id AND requests.row = rows.row
 WHERE rows.run_id = $run AND outcome = 'failed'
+"""
+EXPIRED = """
 UNION ALL
 SELECT row, custom_id, file, line, 'batch_expired', 'the run stopped before this row; run the job again to resume it'
 FROM requests ANTI JOIN rows USING (run_id, row) WHERE run_id = $run
 """
-# Sorted so many input rows at a time: DuckDB holds what it sorts, and a million answers are more than it may hold.
-WINDOW_ROWS = 131_072
-FETCHED_ROWS = 1024
+OPEN = """
+SELECT (SELECT count(*) FROM requests WHERE run_id = $run) - (SELECT count(*) FROM rows WHERE run_id = $run)
+"""  # a row is settled once
+WINDOW_ROWS, MOST_WINDOWS = 16_384, 1024  # input rows whose lines are sorted in memory, and how many such there may be
+READ_ROWS = 16_384
+WRITTEN_ROWS = 1024
 
 
 def export(run: Run, ledger: "duckdb.DuckDBPyConnection") -> tuple[Path, Path]:
@@ -43,21 +50,32 @@ def export(run: Run, ledger: "duckdb.DuckDBPyConnection") -> tuple[Path, Path]:
     created_unix_s, rows_in = int(found[0][0]), found[0][1] or 0
     make_folder(run.export)
     results, errors = run.export / "results.jsonl", run.export / "errors.jsonl"
-    answered, failed = (_blocks(ledger, sql, run.run_id, rows_in) for sql in (ANSWERS, ERRORS))
+    unanswered = ERRORS + (EXPIRED if open_rows(run, ledger) else "")  # to find none takes a join of all rows
+    answered, failed = (_blocks(ledger, sql, run, rows_in) for sql in (ANSWERS, unanswered))
     write_blocks(results, (_lines(result(run.run_id, created_unix_s, *row) for row in block) for block in answered))
     write_blocks(errors, (_lines(refused(run.run_id, *row) for row in block) for block in failed))
     return results, errors
 
 
-def _blocks(ledger: "duckdb.DuckDBPyConnection", sql: str, run_id: str, rows_in: int) -> Iterator[Iterator[Any]]:
-    """What `sql` finds in the order of the input, some rows at a time."""
-    window = f"SELECT * FROM ({sql}) WHERE row >= $start AND row < $start + {WINDOW_ROWS} ORDER BY row"
-    for start in range(0, rows_in, WINDOW_ROWS):
-        found: pa.RecordBatchReader = ledger.sql(window, params={"run": run_id, "start": start}).to_arrow_reader(
-            FETCHED_ROWS
-        )
+def open_rows(run: Run, ledger: "duckdb.DuckDBPyConnection") -> int:
+    """Requests that have neither an answer nor a failure."""
+    ((count,),) = ledger.execute(OPEN, {"run": run.run_id}).fetchall()
+    return int(count)
+
+
+def _blocks(ledger: "duckdb.DuckDBPyConnection", sql: str, run: Run, rows_in: int) -> Iterator[Iterator[Any]]:
+    """What `sql` finds in the order of the input, some rows at a time. It is asked once and laid out by windows of the
+    input: each file of the run is read once, however many windows there are, and DuckDB sorts nothing."""
+    window_rows = max(WINDOW_ROWS, -(-rows_in // MOST_WINDOWS))
+    found: pa.RecordBatchReader = ledger.sql(sql, params={"run": run.run_id}).to_arrow_reader(READ_ROWS)
+    with TemporaryFile(dir=run.export) as file:
+        windows = Stretches(file)
         for batch in found:
-            yield zip(*_columns(batch), strict=True)
+            windows.add(pa.Table.from_batches([batch]), batch["row"].to_numpy() // window_rows)
+        for window in range(-(-rows_in // window_rows)):
+            if (rows := windows.read(window)) is not None:
+                for batch in rows.sort_by("row").to_batches(WRITTEN_ROWS):
+                    yield zip(*_columns(batch), strict=True)
 
 
 def _columns(batch: pa.RecordBatch) -> Iterator[list[Any]]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving.records import Source
@@ -12,7 +11,7 @@ from serving.store.finished import is_finished, verify_finished
 from serving.store.parts import read_manifest, verify_parts
 from serving.store.predictions import predictions
 from serving.store.run import Run, make_run_id
-from serving.store.schemas import EARLIER, REQUESTS
+from serving.store.schemas import EARLIER
 from serving.store.sealed import Corrupt, read_sealed
 from serving.store.segments import journals, read_rows, read_segments, verify_segments
 from serving.store.writer import last_epoch, taken_file
@@ -58,19 +57,26 @@ def check_bytes(run: Run) -> None:
 
 def _verify_rows(run: Run) -> int:
     """Each settled row once, admitted before, and answered by a row that ran; all of them where a run is finished."""
-    settled = [_columns(table) for table in read_rows(run.segments, ["row", "answered_by"])]
-    rows = _joined([row for row, _ in settled])
-    unique, times = np.unique(rows, return_counts=True)
-    if len(unique) < len(rows):
-        raise Corrupt(f"{run.segments}: row {unique[times > 1][0]} is settled twice")
-    _all_in(_joined([by for _, by in settled]), unique, f"{run.segments}: row %s answered others, but is not settled")
+    rows = _joined([table["row"].to_numpy() for table in read_rows(run.segments, ["row"])])
+    rows.sort()
+    if (rows[1:] == rows[:-1]).any():
+        raise Corrupt(f"{run.segments}: row {rows[1:][rows[1:] == rows[:-1]][0]} is settled twice")
+    for table in read_rows(run.segments, ["answered_by"]):
+        by = table["answered_by"].to_numpy()
+        there = np.minimum(np.searchsorted(rows, by), len(rows) - 1)
+        _none(by[rows[there] != by], f"{run.segments}: row %s answered others, but is not settled")
     admitted = read_manifest(run.admitted)
     if admitted is None:
         return len(rows)
-    requests = admitted.read("requests", REQUESTS, ["row"])["row"].to_numpy()
-    _all_in(unique, requests, f"{run.segments}: row %s is settled, but was never admitted")
-    if is_finished(run) and (len(rows) != len(requests) or journals(run.segments)):
-        raise Corrupt(f"{run.folder}: {len(rows)} rows are settled, {len(requests)} were admitted")
+    known, requests = np.zeros(len(rows), np.bool_), 0
+    for table in admitted.tables("requests", ["row"]):
+        part = table["row"].to_numpy()
+        here = slice(*np.searchsorted(rows, [part.min(), part.max() + 1]))
+        known[here] |= np.isin(rows[here], part)
+        requests += len(part)
+    _none(rows[~known], f"{run.segments}: row %s is settled, but was never admitted")
+    if is_finished(run) and (len(rows) != requests or journals(run.segments)):
+        raise Corrupt(f"{run.folder}: {len(rows)} rows are settled, {requests} were admitted")
     return len(rows)
 
 
@@ -80,17 +86,15 @@ def _verify_earlier(run: Run) -> None:
     known = np.empty(0, np.int64) if decided is None else decided.read("earlier", EARLIER, ["row"])["row"].to_numpy()
     for table in read_rows(run.segments, ["row", "source"]):
         taken = table.filter(pc.equal(table["source"], Source.EARLIER.value))["row"].to_numpy()
-        _all_in(taken, known, f"{run.segments}: row %s has an earlier run's answer, but {run.earlier} does not list it")
+        _none(
+            taken[~np.isin(taken, known)],
+            f"{run.segments}: row %s has an earlier run's answer, but {run.earlier} does not list it",
+        )
 
 
-def _all_in(rows: Rows, known: Rows, otherwise: str) -> None:
-    missing = rows[~np.isin(rows, known)]
-    if len(missing):
-        raise Corrupt(otherwise % missing[0])
-
-
-def _columns(table: pa.Table) -> tuple[Rows, Rows]:
-    return table["row"].to_numpy(), table["answered_by"].to_numpy()
+def _none(rows: Rows, otherwise: str) -> None:
+    if len(rows):
+        raise Corrupt(otherwise % rows[0])
 
 
 def _joined(parts: list[Rows]) -> Rows:

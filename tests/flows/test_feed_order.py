@@ -41,7 +41,7 @@ class Requests:
 
     def fed(self, folder: Path, finished: Finished = NOTHING, pending: Places | None = None) -> list[int]:
         pending = self.rows if pending is None else pending
-        stretches = in_order(self.read, pending, lambda: finished, as_numbers, 4, COLUMNS, folder)
+        stretches = in_order(self.read, pending, lambda _: finished, as_numbers, 4, COLUMNS, folder)
         return [row for table in stretches for row in table["row"].to_pylist()]
 
 
@@ -56,7 +56,7 @@ def templates(rows: int, kinds: int = 5) -> list[list[int] | None]:
 @pytest.fixture(params=[1024, 16], ids=["in one stretch", "in many stretches, through files"])
 def stretches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.feed_order.STRETCH_ROWS", (request.param, request.param))
-    monkeypatch.setattr("flows.feed_order.IN_MEMORY_BYTES", 64)
+    monkeypatch.setattr("flows.spill.IN_MEMORY_BYTES", 64)
 
 
 @pytest.mark.usefixtures("stretches")
@@ -98,13 +98,43 @@ def test_the_last_stretch_is_planned_with_what_has_finished_by_then(
     requests = Requests([[row // 16] * 32 + [row] for row in range(64)])  # four groups, two to a stretch
     known = [NOTHING]
     fed: list[int] = []
-    for table in in_order(requests.read, requests.rows, lambda: known[-1], as_numbers, 4, COLUMNS, tmp_path):
+    for table in in_order(requests.read, requests.rows, lambda _: known[-1], as_numbers, 4, COLUMNS, tmp_path):
         fed += [row // 3 for row in table["row"].to_pylist()]
         # Rows of the last group, though not of this table, have been seen to be long, and all others short.
         seen = [*range(8), *range(32, 40), *range(48, 56)]
         known.append(Finished(3 * np.array(seen), np.array([2] * 16 + [45] * 8)))
     assert fed[:32] == list(range(32))
     assert [place // 16 for place in fed[32:]] == [3] * 16 + [2] * 16
+
+
+@pytest.mark.usefixtures("stretches")
+def test_a_lane_too_large_for_one_plan_is_planned_in_portions_of_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.feed_order.PORTION_ROWS", 60)
+    requests = Requests(templates(170))
+    fed = requests.fed(tmp_path)
+    for portion in np.array_split(requests.rows, 3):
+        here = [fed.pop(0) for _ in portion]
+        assert sorted(here) == portion.tolist()
+        assert sum(one // 3 % 5 != other // 3 % 5 for one, other in pairwise(here)) == 4
+
+
+def test_each_portion_learns_from_what_has_finished_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.feed_order.PORTION_ROWS", 50)
+    requests = Requests(templates(150))
+    done = np.concatenate([requests.rows[:50], requests.rows[100:]])
+    kind = done // 3 % 5
+    lengths = np.where(kind == np.where(done < 300, 4, 3), 45, 2)  # of another template in the later half
+    pending = np.concatenate([requests.rows[50:100] - 150, requests.rows[100:]])
+    fed = requests.fed(tmp_path, Finished(done, lengths), np.unique(pending))
+    assert sorted(fed) == np.unique(pending).tolist()
+    assert [row // 3 % 5 for row in fed[:10]] == [4] * 10
+    assert [row // 3 % 5 for row in fed[50:60]] == [3] * 10
+
+
+def test_where_nothing_is_pending_nothing_is_fed(tmp_path: Path) -> None:
+    assert Requests(templates(10)).fed(tmp_path, pending=np.empty(0, np.int64)) == []
 
 
 def test_a_lane_feeds_its_requests_whole(opened: Open) -> None:

@@ -1,12 +1,19 @@
 """Members: which rows an answer goes to, and which a lane has yet to run."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from flows.members import ENDPOINTS, SOURCES, Members, done_rows, pending_rows
+from flows.answer import answer
+from flows.members import SOURCES, Members, done_rows, pending_rows
+from flows.names import ENDPOINTS, Names
 from flows.open import Work
+from flows.progress import Silent
+from serving.config import parse_job
 from serving.records import Choice, Endpoint, Failure, Outcome, Source, Usage
 from tests.flows.conftest import Open
 from tests.settled import Settled, span_of
@@ -47,6 +54,31 @@ def test_a_row_is_named_by_its_place_though_rows_before_it_were_refused(opened: 
         custom_ids, endpoints = Members.of(work).named(np.array([3, 1]))
     assert custom_ids.to_pylist() == ["r3", "r1"]
     assert {ENDPOINTS[place] for place in endpoints.tolist()} == {Endpoint.CHAT}
+
+
+def test_names_are_read_from_many_parts_in_any_order(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one read, and of one for each, where they lie far apart."""
+    monkeypatch.setattr("serving.store.parts.ROWS_PER_PART", 3)
+    with opened(*(str(number) * 3 if number % 4 else "" for number in range(20))) as work:
+        names = Names.of(work)
+        rows = np.array([19, 1, 10, 2, 18])
+        together = names.named(rows)[0].to_pylist()
+        monkeypatch.setattr("flows.names.READ_BYTES", 0)
+        assert names.named(rows)[0].to_pylist() == together == [f"r{row}" for row in rows]
+        assert names.named(rows[:0])[0].to_pylist() == []
+
+
+def test_an_id_is_kept_whole_whatever_it_is_written_in(tmp_path: Path) -> None:
+    ids = ["é" * 64, "x", "日本語", "😀" * 64, "row-0"]
+    lines = [
+        json.dumps({"id": custom_id, "prompt": "same" if place else "other"}) for place, custom_id in enumerate(ids)
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    settings = {"dataset": {"path": str(tmp_path / "in.jsonl")}, "model": {"full": "echo-model"}}
+    settings |= {"engine": {"kind": "echo"}, "price": {"usd_per_hour": "1"}}
+    receipt = answer(parse_job(settings, "job"), tmp_path / "runs", Silent())
+    exported = (receipt.run.export / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["custom_id"] for line in exported] == ids
 
 
 def test_a_near_duplicate_that_is_run_answers_those_that_equal_it(opened: Open, near: dict[str, Any]) -> None:
