@@ -1,31 +1,40 @@
 """How time and memory grow with the rows of a job: N short prompts, a tenth of them duplicates, by the echo engine.
 
-    python bench/scale.py 1000000 [--model models/smollm2-135m-instruct] [--folder DIR]
+    python bench/scale.py 10000 100000 1000000 10000000 [--model models/smollm2-135m-instruct] [--folder DIR]
 
 It runs `gristmill run` as a user does, in a temporary folder unless told of another, then the finished job once more,
 then `gristmill verify`. A stage ends when the file that completes it is in place; every process that is seen below the
-command is asked for its peak.
+command is asked for its peak. Of several sizes it says how the cost of a row grows from the first to the last: as it
+is, and as each further row costs between one size and the next, in which the seconds that every run takes to start
+and to end, whatever its rows, are left out. Adds raw figures to bench/results/scale.csv. 10,000,000 rows take twenty
+minutes, and some 12 GB of disk.
 """
 
 import argparse
 import contextlib
 import json
-import os
-import platform
 import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
+from serving.engines.machine import this_machine
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sheet import add_rows, taken_on, where
+
+RESULTS = Path(__file__).parent / "results" / "scale.csv"
 COMMAND = Path(sys.executable).parent / "gristmill"
 DUPLICATES = 0.1
 SAMPLE_S = 0.05
-LIMIT_MIB = 512  # what no process of a job of 1,000,000 rows may pass
+MILLION = 1_000_000
+LIMIT_MIB, LIMIT_OF_MORE_MIB = 512, 1024  # what no process may pass, of a job of a million rows and of a larger one
 ENDS = {  # by stage, the file that completes it; of several, the newest
     "open": "run.json",
     "admit": "admitted/admit.json",
@@ -49,33 +58,66 @@ class Watched:
     seen: list[tuple[float, float]] = field(default_factory=list)  # (unix_s, MiB of all processes at that time)
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a job of so many rows took; the highest peak is that of any process of the three commands."""
+
+    tokenizer: str
+    rows: int
+    run_s: float
+    cpu_s: float  # of all its processes
+    admit_s: float
+    collapse_s: float
+    answer_s: float
+    export_s: float
+    resumed_s: float
+    verify_s: float
+    peak_mib: float
+
+    @property
+    def us_a_row(self) -> float:
+        return self.run_s / self.rows * 1e6
+
+    @property
+    def limit_mib(self) -> int:
+        return LIMIT_MIB if self.rows <= MILLION else LIMIT_OF_MORE_MIB
+
+
 def main() -> int:
     options = _options()
-    if options.folder is not None:
-        options.folder.mkdir(parents=True, exist_ok=True)
-    place = contextlib.nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory(prefix="scale-")
-    with place as folder:
-        return measure(Path(folder), options.rows, options.model)
+    machine = this_machine()
+    tokenizer = options.model.name if options.model else "none"
+    print(f"{where(machine)}; echo engine, tokenizer: {tokenizer}")
+    sizes = []
+    for rows in options.rows:
+        folder = None if options.folder is None else options.folder / str(rows)
+        if folder is not None:
+            folder.mkdir(parents=True)
+        with contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="scale-") as place:
+            sizes.append(measure(Path(place), rows, options.model))
+        add_rows(RESULTS, [{**taken_on(machine), **asdict(sizes[-1])}])
+    summarize(sizes)
+    return 0 if all(size.peak_mib <= size.limit_mib for size in sizes) else 1
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="How time and memory grow with the rows of a job.")
-    parser.add_argument("rows", type=int, nargs="?", default=1_000_000)
+    parser.add_argument("rows", type=int, nargs="*", default=[MILLION])
     parser.add_argument("--model", type=Path, help="a model folder: its tokenizer renders the prompts (default: none)")
     parser.add_argument("--folder", type=Path, help="where to run, and leave what was made (default: a temporary one)")
     return parser.parse_args()
 
 
-def measure(folder: Path, rows: int, model: Path | None) -> int:
+def measure(folder: Path, rows: int, model: Path | None) -> Size:
     write_job(folder, rows, model)
     first = watch(["run", "job.toml", "--quiet"], folder)
     again = watch(["run", "job.toml", "--quiet"], folder)
     verified = watch(["verify"], folder)
-    renderer = model.name if model else "no tokenizer"
-    print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores; echo engine, {renderer}")
-    print(f"{rows} rows, {rows / first.wall_s:.0f} a second")
+    print(f"\n{rows} rows, {rows / first.wall_s:.0f} a second")
     print(f"{'':14}{'seconds':>10} {'peak MiB':>10} {'us a row':>10} {'CPU s':>10}")
+    took: dict[str, float] = {}
     for stage, stage_s, peak_mib in stages(first, folder):
+        took[f"{stage}_s"] = round(stage_s, 2)
         print(f"{stage:14}{stage_s:>10.2f} {peak_mib:>10.0f} {stage_s / rows * 1e6:>10.1f}")
     highest_mib = 0.0
     for name, run in (("whole run", first), ("resumed", again), ("verify", verified)):
@@ -84,9 +126,42 @@ def measure(folder: Path, rows: int, model: Path | None) -> int:
         print(f"{name:14}{run.wall_s:>10.2f} {peak_mib:>10.0f} {run.wall_s / rows * 1e6:>10.1f} {run.cpu_s:>10.2f}")
     for pid, (name, peak_mib) in first.peak_mib.items():
         print(f"  {name} {pid}: peak {peak_mib:.0f} MiB")
-    verdict = "within" if highest_mib <= LIMIT_MIB else "ABOVE"
-    print(f"highest peak {highest_mib:.0f} MiB, {verdict} {LIMIT_MIB} MiB")
-    return 0 if highest_mib <= LIMIT_MIB else 1
+    kept = {name: took[name] for name in ("admit_s", "collapse_s", "answer_s", "export_s")}
+    whole = {
+        "run_s": first.wall_s,
+        "cpu_s": first.cpu_s,
+        "resumed_s": again.wall_s,
+        "verify_s": verified.wall_s,
+        "peak_mib": highest_mib,
+    }
+    tokenizer = model.name if model else "none"
+    return Size(tokenizer=tokenizer, rows=rows, **kept, **{name: round(figure, 2) for name, figure in whole.items()})
+
+
+def summarize(sizes: list[Size]) -> None:
+    heading = f"{'rows':>12} {'rows/s':>8} {'us a row':>9} {'a further row':>14} {'its CPU us':>11} {'peak MiB':>9}"
+    print(f"\n{heading}")
+    further = [(_of_a_row(two, "run_s") * 1e6, _of_a_row(two, "cpu_s") * 1e6) for two in pairwise(sizes)]
+    for size, more in zip(sizes, [None, *further], strict=True):
+        us, cpu_us = ("", "") if more is None else (f"{more[0]:.1f}", f"{more[1]:.1f}")
+        within = "within" if size.peak_mib <= size.limit_mib else "ABOVE"
+        print(
+            f"{size.rows:>12} {size.rows / size.run_s:>8.0f} {size.us_a_row:>9.1f} {us:>14} {cpu_us:>11}"
+            f" {size.peak_mib:>9.0f}  {within} {size.limit_mib}"
+        )
+    if further:
+        (us, cpu_us), (last_us, last_cpu_us) = further[0], further[-1]
+        print(
+            f"from the first size to the last: {sizes[-1].us_a_row / sizes[0].us_a_row - 1:+.0%} a row,"
+            f" {last_us / us - 1:+.0%} a further row, {last_cpu_us / cpu_us - 1:+.0%} of its CPU time; the highest peak"
+            f" grows by {_of_a_row(sizes[-2:], 'peak_mib') * 2**20:.0f} bytes a further row"
+        )
+
+
+def _of_a_row(two: Sequence[Size], figure: str) -> float:
+    """What each of the rows by which the later one is larger adds to a figure."""
+    earlier, later = two
+    return float((getattr(later, figure) - getattr(earlier, figure)) / (later.rows - earlier.rows))
 
 
 def write_job(folder: Path, rows: int, model: Path | None) -> None:
