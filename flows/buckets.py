@@ -34,4 +34,7 @@ def with_models_at_hand(job: Job) -> Job:
 
 
 def _at_hand(named: str | None) -> str | None:
-    return str(copy_of(named, COPIES)) if named is not None and is_url(named) else named
+    """From where the command stands, so that what a run says of its model is the same on every machine."""
+    if named is None or not is_url(named):
+        return named
+    return str(copy_of(named, COPIES).relative_to(Path.cwd()))

@@ -248,7 +248,7 @@ def copy_of(url: str, copies: Path) -> Path:
 def _place(url: str, copies: Path) -> Path:
     """One for each URL, so that of two that lie in each other neither sees the other's."""
     name = url.rstrip("/").rpartition("/")[2]
-    return copies.resolve() / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12] / name
+    return copies.absolute() / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12] / name
 
 
 def unmount() -> None:
