@@ -20,7 +20,7 @@ from pathlib import Path
 
 import ray
 
-from flows.cluster import CALLS_AT_ONCE, RayReplica
+from flows.cluster import CALLS_AT_ONCE, Leaving, RayReplica
 from serving.config import EngineSection
 from serving.engine_config import NO_ADAPTERS
 from serving.engines.fleet import Fleet
@@ -92,8 +92,10 @@ def measured(replicas: int, rows: int, answer_s: float, slots: int) -> Ran:
     actor = ray.remote(ReplicaHost).options(num_cpus=1, max_concurrency=CALLS_AT_ONCE)
     hired: list[Timed] = []
 
+    leaving = Leaving(ray)
+
     def hire() -> Timed:
-        hired.append(Timed(ray, actor.remote(order)))
+        hired.append(Timed(ray, actor.remote(order), leaving))
         return hired[-1]
 
     def wait(replicas: Sequence[Timed], seconds: float) -> None:
