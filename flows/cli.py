@@ -243,7 +243,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     job = load_job(options.job, _overrides(options))
     progress = progress_for(job.budget.usd, quiet=False)
     try:
-        report = calibrate(lambda: open_work(job, runs_folder(options.runs), progress), options.rows)
+        runs = runs_folder(options.runs)
+        report = calibrate(lambda: open_work(job, runs, progress), options.rows)
     finally:
         progress.end()
     print(report)

@@ -56,7 +56,8 @@ def answer_job(job: str, overrides: list[str] | None = None, runs: str = "runs")
     """
     settle(Path(".gristmill").resolve())
     checked = load_job(Path(job), overrides)
-    receipt = _given_time(lambda: open_work(checked, runs_folder(runs), Lines(checked.budget.usd)))
+    folder = runs_folder(runs)
+    receipt = _given_time(lambda: open_work(checked, folder, Lines(checked.budget.usd)))
     if receipt.exit_code:
         raise Incomplete(f"exit code {receipt.exit_code}\n{receipt}")
     return str(receipt)
