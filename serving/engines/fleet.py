@@ -118,15 +118,19 @@ class Fleet(Generic[R]):
         self._close()
 
     def _close(self) -> None:
-        if every := [*self._members, *self._draining]:
+        if every := self._alive:
             with ThreadPoolExecutor(len(every)) as pool:  # each may take a moment to end in good order
                 list(pool.map(lambda member: member.replica.close(), every))
+
+    @property
+    def _alive(self) -> list[_Member[R]]:
+        return [*self._members, *self._draining]
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[Completion]:
         if self._stop():
             return
         leases = Leases(requests, self._replicas, self._slots)
-        while leases.left or any(member.given for member in [*self._members, *self._draining]):
+        while leases.left or any(member.given for member in self._alive):
             self._fill(leases)
             yield from self._news(leases)
             if self._stop():
@@ -147,7 +151,7 @@ class Fleet(Generic[R]):
                 self._members[place].replica.give(batch)
 
     def _news(self, leases: Leases) -> Iterator[Completion]:
-        self._wait([member.replica for member in [*self._members, *self._draining]], POLL_S)
+        self._wait([member.replica for member in self._alive], POLL_S)
         for place, member in enumerate(self._members):
             if member.replica.leaving:
                 self._let_go(place)
@@ -222,7 +226,7 @@ class Fleet(Generic[R]):
 
     @property
     def load(self) -> Load | None:
-        return _sum([self._lost_load, *(member.load for member in [*self._members, *self._draining])])
+        return _sum([self._lost_load, *(member.load for member in self._alive)])
 
 
 def _sum(loads: Sequence[Load | None]) -> Load | None:
