@@ -34,9 +34,12 @@ UNION ALL
 SELECT row, custom_id, file, line, 'batch_expired', 'the run stopped before this row; run the job again to resume it'
 FROM requests ANTI JOIN rows USING (run_id, row) WHERE run_id = $run
 """
-OPEN = """
-SELECT (SELECT count(*) FROM requests WHERE run_id = $run) - (SELECT count(*) FROM rows WHERE run_id = $run)
-"""  # a row is settled once
+MARKS = "row(count(*), bit_xor(hash(row)))"  # of rows that are each there once, in one pass and no memory
+SETTLED = f"""
+SELECT (SELECT {MARKS} FROM requests WHERE run_id = $run) IS NOT DISTINCT FROM
+    (SELECT {MARKS} FROM rows WHERE run_id = $run)
+"""
+OPEN = "SELECT count(*) FROM requests ANTI JOIN rows USING (run_id, row) WHERE run_id = $run"
 WINDOW_ROWS, MOST_WINDOWS = 16_384, 1024  # input rows whose lines are sorted in memory, and how many such there may be
 READ_ROWS = 16_384
 WRITTEN_ROWS = 1024
@@ -58,7 +61,10 @@ def export(run: Run, ledger: "duckdb.DuckDBPyConnection") -> tuple[Path, Path]:
 
 
 def open_rows(run: Run, ledger: "duckdb.DuckDBPyConnection") -> int:
-    """Requests that have neither an answer nor a failure."""
+    """Requests that have neither an answer nor a failure; they are looked for one by one where there may be some."""
+    ((settled,),) = ledger.execute(SETTLED, {"run": run.run_id}).fetchall()
+    if settled:
+        return 0
     ((count,),) = ledger.execute(OPEN, {"run": run.run_id}).fetchall()
     return int(count)
 
