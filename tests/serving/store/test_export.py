@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
-from serving.store.export import export
+from serving.store.export import export, open_rows
 from serving.store.ledger import open_ledger
 from serving.store.run import Run, find_run
 from serving.store.segments import read_segments
@@ -117,3 +118,11 @@ def test_a_run_of_another_folder_is_not_exported_as_empty(run: Run, tmp_path: Pa
     except LookupError:
         pass  # to refuse is as good
     assert (run.export / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("settled", "left"), [((0, 1, 2), 0), ((0, 1), 1), ((0, 1, 1), 1), ((), 3)])
+def test_a_row_is_open_until_it_is_settled_itself(tmp_path: Path, settled: tuple[int, ...], left: int) -> None:
+    with duckdb.connect(":memory:") as ledger:
+        ledger.execute("CREATE TABLE requests AS SELECT 'run' AS run_id, range AS row FROM range(3)")
+        ledger.execute("CREATE TABLE rows AS SELECT 'run' AS run_id, unnest($1::BIGINT[]) AS row", [list(settled)])
+        assert open_rows(Run(tmp_path / "run"), ledger) == left
