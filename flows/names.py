@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flows.open import Work
 from serving.records import Endpoint
+from serving.store.durable import DiskFault
 
 Rows = NDArray[np.int64]
 Few = NDArray[np.int8]  # places in ENDPOINTS
@@ -53,10 +54,13 @@ class Names:
         sizes = self.slot_bytes[part]
         at = self.begins_at[part] + (rows - self.first_row[part]) * sizes
         slots = self._read(at, sizes)
+        if any(len(slot) < size or not slot[1] for slot, size in zip(slots, sizes.tolist(), strict=True)):
+            raise DiskFault("the names of rows came back from the disk otherwise than they were written; check it")
         names = pa.array([slot[1:].rstrip(b"\0") for slot in slots], pa.binary()).cast(pa.string())
         return names, np.array([slot[0] for slot in slots], np.int8)
 
     def _read(self, at: Rows, sizes: Rows) -> list[bytes]:
+        """What the disk gives back of each slot, which may be less."""
         start, end = int(at.min()), int((at + sizes).max())
         each = list(zip(at.tolist(), sizes.tolist(), strict=True))
         if end - start > READ_BYTES:

@@ -1,13 +1,22 @@
 """Tables on disk, cut into stretches: each row is put into one, and a stretch is read back alone."""
 
 from collections import defaultdict
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from serving.store.durable import DiskFault
+
 WAITING_ROWS, WAITING_BYTES = 65_536, 32 * 2**20  # in memory, until they are written by their stretches
+
+
+class Piece(NamedTuple):
+    start: int
+    size: int
+    crc: int
 
 
 class Stretches:
@@ -17,7 +26,7 @@ class Stretches:
         self._file = file
         self._schema = pa.schema([])
         self._waiting: list[tuple[pa.Table, NDArray[np.integer[Any]]]] = []
-        self._pieces: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)  # where each is, and its bytes
+        self._pieces: defaultdict[int, list[Piece]] = defaultdict(list)
 
     def add(self, table: pa.Table, stretch: NDArray[np.integer[Any]]) -> None:
         """`stretch` is that of each row."""
@@ -28,12 +37,15 @@ class Stretches:
             self._write()
 
     def read(self, stretch: int) -> pa.Table | None:
-        """None where it has no row."""
+        """None where it has no row. Raises DiskFault."""
         self._write()
         batches = []
-        for start, size in self._pieces[stretch]:
-            self._file.seek(start)
-            batches.append(pa.ipc.read_record_batch(pa.py_buffer(self._file.read(size)), self._schema))
+        for piece in self._pieces[stretch]:
+            self._file.seek(piece.start)
+            text = self._file.read(piece.size)
+            if crc32(text) != piece.crc:
+                raise DiskFault("rows came back from the disk otherwise than they were written aside; check it")
+            batches.append(pa.ipc.read_record_batch(pa.py_buffer(text), self._schema))
         return pa.Table.from_batches(batches, self._schema) if batches else None
 
     def _write(self) -> None:
@@ -49,5 +61,5 @@ class Stretches:
         begins = np.flatnonzero(np.r_[True, stretch[1:] != stretch[:-1]]).tolist()
         for begin, end in zip(begins, [*begins[1:], len(stretch)], strict=True):
             text = batch.slice(begin, end - begin).serialize()
-            self._pieces[int(stretch[begin])].append((self._file.tell(), text.size))
+            self._pieces[int(stretch[begin])].append(Piece(self._file.tell(), text.size, crc32(text)))
             self._file.write(text)

@@ -1,6 +1,7 @@
 """Members: which rows an answer goes to, and which a lane has yet to run."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from flows.open import Work
 from flows.progress import Silent
 from serving.config import parse_job
 from serving.records import Choice, Endpoint, Failure, Outcome, Source, Usage
+from serving.store.durable import DiskFault
 from tests.flows.conftest import Open
 from tests.settled import Settled, span_of
 
@@ -66,6 +68,20 @@ def test_names_are_read_from_many_parts_in_any_order(opened: Open, monkeypatch: 
         monkeypatch.setattr("flows.names.READ_BYTES", 0)
         assert names.named(rows)[0].to_pylist() == together == [f"r{row}" for row in rows]
         assert names.named(rows[:0])[0].to_pylist() == []
+
+
+@pytest.mark.parametrize("lost", ["the end", "the middle"])
+def test_a_name_that_the_disk_lost_is_told_and_never_given_to_a_row(opened: Open, lost: str) -> None:
+    with opened("one", "two", "three") as work:
+        names = Names.of(work)
+    at, size = int(names.begins_at[0]), int(names.slot_bytes[0])
+    if lost == "the end":
+        os.truncate(names.descriptor, at + 2 * size - 1)
+    else:
+        os.pwrite(names.descriptor, bytes(size), at + size)
+    assert names.named(np.array([0]))[0].to_pylist() == ["r0"]
+    with pytest.raises(DiskFault, match="check it"):
+        names.named(np.array([0, 1]))
 
 
 def test_an_id_is_kept_whole_whatever_it_is_written_in(tmp_path: Path) -> None:

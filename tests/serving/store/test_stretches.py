@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.store import stretches as module
+from serving.store.durable import DiskFault
 from serving.store.stretches import Stretches
 
 
@@ -45,3 +46,19 @@ def test_four_times_the_rows_take_no_more_memory(tmp_path: Path, monkeypatch: py
                 most = max(most, pool.bytes_allocated() - before)
         peaks.append(most)
     assert peaks[1] < 1.2 * peaks[0]
+
+
+@pytest.mark.parametrize("lost", ["the end", "the middle"])
+def test_rows_that_the_disk_lost_are_told_and_never_given_back_otherwise(lost: str) -> None:
+    with TemporaryFile() as file:
+        stretches = Stretches(file)
+        stretches.add(pa.table({"row": [0, 1, 2]}), np.array([0, 0, 1]))
+        assert stretches.read(0) == pa.table({"row": [0, 1]})
+        size = file.seek(0, 2)
+        if lost == "the end":
+            file.truncate(size - 1)
+        else:
+            file.seek(size - 100)
+            file.write(bytes(80))
+        with pytest.raises(DiskFault, match="check it"):
+            stretches.read(1)
