@@ -102,7 +102,7 @@ bench: setup
 # Needs the rows that others measured, which are not part of this repository.
 ROWS ?= ../shared/data/measured_throughput.csv
 bench-planner: setup $(VENV)/.ready-dev
-	$(BIN)/python bench/planner.py $(ROWS) --detail
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/planner.py $(ROWS) --detail
 
 bench-reuse: setup
 	$(BIN)/python bench/reuse.py

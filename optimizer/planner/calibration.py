@@ -86,16 +86,14 @@ def constants_of(logs: Numbers) -> Constants:
     return Constants(**dict(zip(NAMES, np.exp(logs).T, strict=True)))
 
 
-def fit(
-    predict: Predict, measured: Numbers, groups: Sequence[Groups], weights: Numbers, start: Calibration = NONE
-) -> Calibration:
-    """The likeliest deviations given these rows. `weights` scale how much a row counts; `start` is where to begin."""
+def fit(predict: Predict, measured: Numbers, groups: Sequence[Groups], weights: Numbers) -> Calibration:
+    """The likeliest deviations given these rows, sought from the priors. `weights` scale how much a row counts."""
     labels = [group for group in sorted({one for each in groups for one in each}) if _kind(group) in SPREADS]
     spread = np.array([[SPREADS[_kind(label)][name] for name in NAMES] for label in labels])
     free = np.argwhere(spread > 0)  # (unknowns, 2): group, constant
     member = np.array([[label in each for label in labels] for each in groups], dtype=np.float64)
     precision = 1 / spread[free[:, 0], free[:, 1]] ** 2
-    now = np.array([start.deviations.get(labels[g], {}).get(NAMES[c], 0.0) for g, c in free])
+    now = np.zeros(len(free))
     base = NONE.logs(groups)
     target = np.log(measured)
 
