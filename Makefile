@@ -99,7 +99,7 @@ bench: setup
 	$(BIN)/python bench/poison.py
 	$(BIN)/python bench/scale.py 100000
 
-# Needs the rows that others measured, which are not part of this repository.
+# Needs the rows that others measured, which are not part of this repository. Folds run side by side, a thread each.
 ROWS ?= ../shared/data/measured_throughput.csv
 bench-planner: setup $(VENV)/.ready-dev
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/planner.py $(ROWS) --detail

@@ -47,7 +47,7 @@ class Names:
         return named
 
     def named(self, rows: Rows) -> tuple[pa.Array, Few]:
-        """The ids of rows, and the places of their endpoints in ENDPOINTS."""
+        """The ids of rows, and the places of their endpoints in ENDPOINTS. Raises DiskFault."""
         if not len(rows):
             return pa.array([], pa.string()), np.empty(0, np.int8)
         part = np.searchsorted(self.first_row, rows, side="right") - 1
