@@ -77,13 +77,13 @@ def main() -> int:
     for fold, logs in predicted.items():
         print(f"\n== {fold}")
         summary += report(fold, bench, logs, options.detail)
-    for name, logs in baselines(bench).items():
+    rooflines = baselines(bench)
+    for name, logs in rooflines.items():
         print(f"\n== {name}")
         summary += report(name, bench, logs, False)
-    decide(bench, predicted)
+    decide(bench, predicted | rooflines, bench.counted)
     print("the same without plans whose server's limit is not told")
-    bench.counted &= ~np.array([limit_untold(case) for case in cases])
-    decide(bench, predicted)
+    decide(bench, predicted | rooflines, bench.counted & bench.told)
     today = datetime.now(UTC).date().isoformat()
     add_rows(RESULTS, [{"date": today, **row} for row in summary])
     return 0
@@ -126,6 +126,7 @@ class Bench:
         self.asked = Asked.of([case.question for case in cases])
         self.counted = np.array([case.question.wants in COUNTED for case in cases])
         self.fits = np.array([case.question.wants in FITTED for case in cases])
+        self.told = ~np.array([limit_untold(case) for case in cases])
         self.saturation = self.asked.saturation
         sources = self.column("source")
         share = {source: 1 / np.sqrt(np.sum((sources == source) & self.fits)) for source in set(sources)}
@@ -286,8 +287,7 @@ def report(fold: str, bench: Bench, logs: Numbers, detail: bool) -> list[dict[st
     moe = np.array([bool(case.question.plan.shape.experts) for case in bench.cases])
     found.append(line(fold, "vLLM dense", logs[use & vllm & ~moe]))
     found.append(line(fold, "vLLM MoE", logs[use & vllm & moe]))
-    told = ~np.array([limit_untold(case) for case in bench.cases])
-    found.append(line(fold, "vLLM MoE, limits of the server told", logs[use & vllm & moe & told]))
+    found.append(line(fold, "vLLM MoE, limits of the server told", logs[use & vllm & moe & bench.told]))
     found.append(line(fold, "TensorRT-LLM", logs[use & ~vllm]))
     by_source = [
         line(fold, f"source {source[:58]}", logs[use & (sources == source)]) for source in sorted(set(sources))
@@ -370,7 +370,7 @@ def bare(cost: StepCost) -> StepCost:
     )
 
 
-def decide(bench: Bench, predicted: dict[str, Numbers]) -> None:
+def decide(bench: Bench, predicted: dict[str, Numbers], among: NDArray[np.bool_]) -> None:
     """Kendall's tau, and what choosing by prediction costs: random shortlists of plans for one model and length."""
     from scipy.stats import kendalltau
 
@@ -381,12 +381,12 @@ def decide(bench: Bench, predicted: dict[str, Numbers]) -> None:
     tasks: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, case in enumerate(bench.cases):
         row = case.row
-        if case.question.wants in {"closed_rate", "output_tokens_per_s", "total_tokens_per_s"} and bench.counted[place]:
+        if case.question.wants in {"closed_rate", "output_tokens_per_s", "total_tokens_per_s"} and among[place]:
             tasks[base_name(case), row["isl"], row["osl"], row["engine"][:8], row["metric"]].append(place)
     usable = [places for places in tasks.values() if len(places) >= SHORTLIST]
     if not usable:
         return
-    for fold, logs in {**predicted, **baselines(bench)}.items():
+    for fold, logs in predicted.items():
         regrets, taus, right = [], [], 0
         picks = rng.integers(0, len(usable), SHORTLISTS)
         for pick in picks:

@@ -54,19 +54,20 @@ class Names:
         sizes = self.slot_bytes[part]
         at = self.begins_at[part] + (rows - self.first_row[part]) * sizes
         slots = self._read(at, sizes)
-        if any(len(slot) < size or not slot[1] for slot, size in zip(slots, sizes.tolist(), strict=True)):
-            raise DiskFault("the names of rows came back from the disk otherwise than they were written; check it")
         names = pa.array([slot[1:].rstrip(b"\0") for slot in slots], pa.binary()).cast(pa.string())
         return names, np.array([slot[0] for slot in slots], np.int8)
 
     def _read(self, at: Rows, sizes: Rows) -> list[bytes]:
-        """What the disk gives back of each slot, which may be less."""
         start, end = int(at.min()), int((at + sizes).max())
         each = list(zip(at.tolist(), sizes.tolist(), strict=True))
         if end - start > READ_BYTES:
-            return [os.pread(self.descriptor, size, place) for place, size in each]
-        text = os.pread(self.descriptor, end - start, start)
-        return [text[place - start : place - start + size] for place, size in each]
+            slots = [os.pread(self.descriptor, size, place) for place, size in each]
+        else:
+            text = os.pread(self.descriptor, end - start, start)
+            slots = [text[place - start : place - start + size] for place, size in each]
+        if any(len(slot) < size or not slot[1] for slot, (_, size) in zip(slots, each, strict=True)):
+            raise DiskFault("the names of rows came back from the disk otherwise than they were written; check it")
+        return slots
 
 
 def _slots(table: pa.Table) -> NDArray[np.void]:
