@@ -225,5 +225,5 @@ def test_a_near_duplicate_whose_representative_fails_is_run(tmp_path: Path, monk
     receipt = ran(tmp_path, paired(), monkeypatch, max_wrong=0.05)
     assert receipt.counts["failed"] == 20  # both of ten pairs
     assert receipt.counts["answered"] == 2 * PAIRS - 20
-    assert told(receipt, "SELECT rows, wrong FROM certificates")[0] == (PAIRS - 10, 0)
+    assert told(receipt, "SELECT rows, wrong FROM certificates WHERE look = 0") == [(PAIRS - 10, 0)]
     assert verify(receipt.run).rows == 2 * PAIRS

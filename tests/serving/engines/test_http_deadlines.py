@@ -104,7 +104,7 @@ def test_a_drain_does_not_wait_for_a_server_that_asked_for_a_pause() -> None:
     def faulty(asked: Asked) -> Fault | None:
         return Fault.TOO_MANY if asked.number == 1 else None
 
-    with OpenAIStub(faulty, takes_s=lambda asked: 0.1, retry_after="60") as stub:
+    with OpenAIStub(faulty, takes_s=lambda asked: 0.1 if asked.number == 1 else 1.0, retry_after="60") as stub:
         found, wall_s = run(stub, 9, stop=after(0.4), drain=True)
     _, *in_flight = (int(asked.prompt.split()[1]) for asked in stub.served)  # any of the four may come first
     assert sorted(found) == sorted(in_flight)

@@ -1,5 +1,7 @@
 """Parquet, of which nothing is believed: not its footer, not its types, not its sizes."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from serving.intake.files import BadInput
 from serving.intake.formats.raw import RawRow, Reading
 from tests.corpus.seeds import bits_flipped, extension, parquet, rows
 from tests.serving.intake.reading import rows_of
+
+ROOT = Path(__file__).parents[3]
 
 
 def read(tmp_path: Path, content: bytes, reading: Reading | None = None) -> list[RawRow]:
@@ -40,7 +44,24 @@ def test_an_extension_type_is_refused_and_never_loaded(tmp_path: Path, name: str
     assert fault.code == "E_PARQUET_SCHEMA"
     assert name in str(fault)
     assert not (Path.cwd() / "pwned").exists()
-    assert "ray" not in sys.modules
+
+
+def test_a_type_that_names_a_library_does_not_have_it_imported(tmp_path: Path) -> None:
+    (tmp_path / "in.parquet").write_bytes(extension("ray.data.arrow_tensor"))
+    code = """if True:
+        import sys
+        from serving.intake.files import BadInput
+        from tests.serving.intake.reading import rows_of
+        try:
+            rows_of(sys.argv[1])
+        except BadInput as fault:
+            print(fault.code, "ray" in sys.modules)
+    """
+    arguments = [sys.executable, "-c", code, tmp_path / "in.parquet"]
+    told = subprocess.run(
+        arguments, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert told.stdout == "E_PARQUET_SCHEMA False\n", told.stderr
 
 
 @pytest.mark.parametrize(
