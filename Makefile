@@ -23,13 +23,13 @@ LLAMA := $(STATE)/llama-server
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup batch test test-engines test-gpu test-servers test-faults test-quantize suffix quantize-env check bench bench-planner bench-reuse docs lock clean
+.PHONY: help setup batch test test-real test-engines test-gpu test-faults test-quantize suffix quantize-env check bench bench-planner bench-reuse docs lock clean
 
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
 	echo "make batch   answer the sample dataset; JOB=path/to/job.toml runs any job"
-	echo "make test    all tests that need no GPU (some fifteen minutes on two cores)"
-	echo "make test-servers  those of them that start vLLM's and llama.cpp's servers"
+	echo "make test    every law and part, and the command as a user has it (some ten minutes on two cores)"
+	echo "make test-real     the sample job killed and resumed, Prefect, Ray, vLLM's and llama.cpp's servers (some ten minutes)"
 	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
 	echo "make test-engines  vLLM in every shape that runs on a CPU (some twelve minutes on two cores)"
 	echo "make test-gpu      and what needs a GPU"
@@ -48,8 +48,12 @@ setup: $(ENVIRONMENT) $(MODELS) $(SAMPLE)
 batch: setup
 	$(BIN)/gristmill run $(JOB) --prefect
 
-test: setup $(VENV)/.ready-dev $(LLAMA)/.ready
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder -m "not faults and not engines and not quantize and not gpu"
+test: setup $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not real and not faults and not engines and not quantize and not gpu"
+
+# One after the other: each has the whole machine.
+test-real: setup $(VENV)/.ready-dev $(LLAMA)/.ready
+	$(BIN)/python -m pytest -q -m "real and not faults and not engines and not quantize and not gpu"
 
 test-engines: setup $(VENV)/.ready-dev
 	command -v c++ >/dev/null && $(MAKE) --no-print-directory suffix || true
@@ -66,9 +70,6 @@ $(VENV)/.ready-suffix: requirements/suffix.txt $(ENVIRONMENT)
 	$(call quietly,sed -n '/^nanobind/p' $< > $(STATE)/nanobind.txt && $(BIN)/pip install --quiet --no-deps --require-hashes -r $(STATE)/nanobind.txt)
 	$(call quietly,sed -n '/^arctic/p' $< > $(STATE)/arctic.txt && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --require-hashes -r $(STATE)/arctic.txt)
 	touch $@
-
-test-servers: setup $(VENV)/.ready-dev $(LLAMA)/.ready
-	$(BIN)/python -m pytest -q tests/serving/engines/test_real_servers.py
 
 # Needs gcc for the shim that makes system calls fail; KILLS=3000 is the long form of the random kills.
 KILLS ?= 200

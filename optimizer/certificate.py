@@ -6,6 +6,7 @@ whatever the rows are; its inversion is the Clopper-Pearson bound of a finite po
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,7 @@ def most_wrong(rows: int, audited: int, found: int, delta: float) -> int:
     return least
 
 
+@lru_cache(maxsize=4096)  # choices are weighed many times over the same numbers of rows
 def audits_needed(rows: int, max_wrong: float, delta: float, found: int = 0) -> int:
     """The fewest audits that certify `rows` if `found` of them are wrong. All of them, where no fewer can."""
     for allowed in range(int(max_wrong * rows), -1, -1):  # the more may be wrong, the fewer audits rule one more out

@@ -14,6 +14,7 @@ from typing import Any
 
 from flows.costs import costs
 from serving.store.segments import durable_outcomes, read_segments
+from tests.cli.prefork import forked
 
 COMMAND = str(Path(sys.executable).parent / "gristmill")
 ONE_DOLLAR_A_SECOND = 3600
@@ -67,15 +68,8 @@ class Place:
 
     def gristmill(self, *arguments: str, limit_s: float = LIMIT_S, **environment: str) -> Done:
         began = time.monotonic()
-        done = subprocess.run(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env=_environment() | environment,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=limit_s,
-        )
-        return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+        done = forked(arguments, self.folder, _environment() | environment, limit_s)
+        return Done(done.code, done.out, done.err, time.monotonic() - began)
 
     def run(self, *arguments: str, **environment: str) -> Done:
         return self.gristmill("run", "job.toml", "--quiet", *arguments, **environment)

@@ -38,7 +38,7 @@ usd_per_hour = 0.1
 """
 CLUSTER = '[cluster]\nray = "{address}"\n'
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ THINGS = [
 ]
 KINDS = ["a fruit", "a tool", "an animal", "a plant", "a metal", "an instrument", "a vehicle", "food", "alive", "heavy"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.engines]
+pytestmark = [pytest.mark.real, pytest.mark.engines]
 
 
 @pytest.fixture(scope="module", params=["normalised", "model"])

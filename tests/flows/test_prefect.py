@@ -22,7 +22,7 @@ kind = "echo"
 usd_per_hour = 0.1
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 GRISTMILL = ROOT / ".venv" / "bin" / "gristmill"
 LIMIT_S = 400
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 def gristmill(runs: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

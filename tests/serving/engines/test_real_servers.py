@@ -13,7 +13,7 @@ from serving.engines.openai_api.dialects import DIALECTS
 from serving.records import Completion, Endpoint, Message, Request, Sampling, canonical_json
 from tests.serving.engines.real_servers import GGUF, LLAMA, MODEL, RealServer, llama_server, vllm_serve
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 KINDS = [
     pytest.param(vllm_serve, id="vllm", marks=pytest.mark.skipif(not MODEL.exists(), reason="`make setup` builds it")),
@@ -21,7 +21,7 @@ KINDS = [
         llama_server,
         id="llama.cpp",
         marks=pytest.mark.skipif(
-            not (GGUF.exists() and (LLAMA / "xllamacpp").exists()), reason="`make test-servers` installs it"
+            not (GGUF.exists() and (LLAMA / "xllamacpp").exists()), reason="`make test-real` installs it"
         ),
     ),
 ]

@@ -147,7 +147,7 @@ def layer_input(model: Any) -> Any:
 
 @HERE
 @pytest.mark.quantize
-@pytest.mark.slow
+@pytest.mark.real
 def test_vllm_answers_with_the_calibrated_int8_copy(tmp_path: Path) -> None:
     """Heads of 64, as its attention kernels take."""
     pytest.importorskip("vllm")

@@ -1,0 +1,143 @@
+"""A process that has imported what the command `gristmill` imports, and forks itself for each command it is asked for.
+
+Importing takes more than half of a short command. A fork has its own memory, folder, environment and output, as a
+process that was started has; what only a start can show (its imports, kills, its children) is tested without this.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("flows.answer", "flows.receipt", "flows.faults", "serving.intake.process", "serving.intake.child")
+TOO_LONG = "too long"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    code: int  # negative: the signal that ended it
+    out: str
+    err: str
+
+
+def forked(arguments: Sequence[str], folder: Path, environment: Mapping[str, str], limit_s: float) -> Ended:
+    """The command with these arguments, in that folder. Raises TimeoutError once it has taken longer."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        asked = {
+            "arguments": list(arguments),
+            "folder": str(folder),
+            "environment": dict(environment),
+            "limit_s": limit_s,
+        }
+        with _server().connection() as line:
+            socket.send_fds(line, [json.dumps(asked).encode()], [out.fileno(), err.fileno()])
+            line.shutdown(socket.SHUT_WR)
+            answer = line.makefile("r").read()
+        out.seek(0)
+        err.seek(0)
+        told = [file.read().decode("utf-8") for file in (out, err)]
+    if answer == TOO_LONG:
+        raise TimeoutError(f"gristmill {' '.join(arguments)} took more than {limit_s} s and was killed: {told}")
+    return Ended(int(answer), *told)
+
+
+class _Server:
+    def __init__(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory()
+        self._place = Path(self._scratch.name) / "s"
+        self._process = subprocess.Popen([sys.executable, "-P", __file__, self._place], stdin=subprocess.PIPE)
+
+    def connection(self) -> socket.socket:
+        line = socket.socket(socket.AF_UNIX)
+        while True:
+            try:
+                line.connect(str(self._place))
+            except OSError:  # it is still importing
+                if self._process.poll() is not None:
+                    raise
+                time.sleep(0.02)
+            else:
+                return line
+
+
+@cache
+def _server() -> _Server:
+    """Of this process; it ends with it, by the end of its input."""
+    return _Server()
+
+
+def _serve(place: str) -> None:
+    for package in PACKAGES:
+        __import__(package)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen()
+    if os.fork() == 0:  # ends the server with whoever asks it
+        sys.stdin.read()
+        os.kill(os.getppid(), signal.SIGKILL)
+        os._exit(0)
+    while True:
+        line, _ = listener.accept()
+        message, outputs, _, _ = socket.recv_fds(line, 1 << 20, 2)
+        while more := line.recv(1 << 20):
+            message += more
+        asked = json.loads(message)
+        if (child := os.fork()) == 0:
+            listener.close()
+            line.close()
+            _command(asked, outputs)
+        for output in outputs:
+            os.close(output)
+        line.sendall(_end_of(child, asked["limit_s"]).encode())
+        line.close()
+
+
+def _end_of(child: int, limit_s: float) -> str:
+    give_up = time.monotonic() + limit_s
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return str(os.waitstatus_to_exitcode(status))
+        if time.monotonic() > give_up:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return TOO_LONG
+        time.sleep(0.002)
+
+
+def _command(asked: dict[str, Any], outputs: list[int]) -> None:
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for output, place in zip(outputs, (1, 2), strict=True):
+            os.dup2(output, place)
+            os.close(output)
+        os.chdir(asked["folder"])
+        os.environ.clear()
+        os.environ.update(asked["environment"])
+        from flows.cli import main
+
+        sys.argv = ["gristmill", *asked["arguments"]]
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001 (an interpreter ends so as well)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
