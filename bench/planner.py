@@ -1,6 +1,6 @@
 """How far the planner is off on rows that others measured: in sample, and with whole GPUs or models left out.
 
-    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit]
+    python bench/planner.py [../shared/data/measured_throughput.csv] [--fit] [--constants]
         [--folds sample,cell,gpu,architecture,model,source]
 
 Each fold is fitted anew without the rows it is tested on. Counted are throughputs, closed-loop rates (from pairs of
@@ -27,6 +27,7 @@ from optimizer.planner.answers import Asked
 from optimizer.planner.calibration import NAMES, NONE, Calibration, fit
 from optimizer.planner.interval import FEWEST, MEASURED, Bounds, Stratum, conformal, conformal_of_cells
 from optimizer.planner.kernels import CALL_FIRST, CALL_STEP, CALLS
+from optimizer.planner.nearby import Nearby
 from optimizer.planner.predict import stratum_of
 from optimizer.planner.question import Question, Unanswerable, question_of
 from optimizer.planner.step import MOST, StepCost
@@ -40,11 +41,15 @@ RESULTS = Path("bench/results/planner.csv")
 PACKAGE = Path("optimizer/planner")
 COUNTED = {"output_tokens_per_s", "total_tokens_per_s", "closed_rate", "token_s", "requests_per_s"}
 FITTED = COUNTED | {"request_s"}
+TIMES = {"token_s", "request_s"}  # of those; the others are rates
 FOLDS = 8  # of models, and of cells of a GPU and a model
 FAMILIES = ("AIConfigurator silicon_sample.csv (NVIDIA", "AIConfigurator silicon_sample.csv (Semi", "Argonne", "BLIS")
 FAMILIES += ("MLPerf", "NVIDIA TensorRT-LLM docs perf (static", "Qwen")
 FAMILIES += ("NVIDIA TensorRT-LLM docs perf-overview", "NVIDIA TensorRT-LLM docs developer")
 SHORTLISTS, SHORTLIST = 4000, 8
+NEARBY = """Written by `python bench/planner.py --fit` from {rows}: what measured points add to the logarithm of the \
+time of plans near them. Of a point: log2 of sequences at once, of input and output tokens, of weights that a token \
+meets and of ranks, and its pull. See optimizer/planner/nearby.py."""
 MLPERF_WEIGHT = 0.3  # their input lengths are means of a data set, or assumed
 
 
@@ -55,36 +60,59 @@ class Case:
     measured: float
 
 
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """log(measured / predicted) of every case by each of some fits; and which of them never saw a case, -1 if none."""
+
+    by_fit: Numbers  # (fits, cases)
+    unseen_by: NDArray[np.int64]  # (cases,)
+
+    @classmethod
+    def one(cls, logs: Numbers) -> "Fold":
+        return cls(logs[None], np.zeros(len(logs), np.int64))
+
+    @property
+    def logs(self) -> Numbers:
+        """By the fit that never saw a case."""
+        logs = self.by_fit[self.unseen_by, np.arange(len(self.unseen_by))]
+        return np.where(self.unseen_by >= 0, logs, np.nan)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="How far the planner is off on rows that others measured.")
     parser.add_argument("rows", type=Path, nargs="?", default=ROWS)
     parser.add_argument("--fit", action="store_true", help="write the shipped constants and bounds")
+    parser.add_argument("--constants", action="store_true", help="score them alone, with nothing from plans nearby")
     parser.add_argument("--folds", default="sample,cell,gpu,architecture,model,source")
     parser.add_argument("--detail", action="store_true", help="tables by source, GPU, model and version")
     options = parser.parse_args()
+    if options.fit and options.constants:
+        parser.error("--fit writes what is near as well; leave out --constants")
     cases, unanswered = read(options.rows)
     print(f"{len(cases)} cases; unanswered: {sum(unanswered.values())}")
     for reason, count in sorted(unanswered.items(), key=lambda item: -item[1])[:10]:
         print(f"  {count:5d}  {reason}")
-    bench = Bench(cases)
+    bench = Bench(cases, alone=options.constants)
     whole = bench.fitted(np.ones(len(cases), dtype=bool))
-    predicted = {"sample": bench.logs_of(whole)}
-    for fold in [name for name in options.folds.split(",") if name != "sample"]:
-        predicted[fold] = bench.left_out(fold)
+    predicted = {"sample": Fold.one(bench.logs_of(whole))}
+    for kind in [name for name in options.folds.split(",") if name != "sample"]:
+        predicted[kind] = bench.left_out(kind)
     if options.fit:
         bench.write(whole, predicted, options.rows.name)
     summary = []
-    for fold, logs in predicted.items():
-        print(f"\n== {fold}")
-        summary += report(fold, bench, logs, options.detail)
-    rooflines = baselines(bench)
-    for name, logs in rooflines.items():
+    for name, fold in predicted.items():
         print(f"\n== {name}")
-        summary += report(name, bench, logs, False)
+        summary += report(name, bench, fold.logs, options.detail)
+    rooflines = baselines(bench)
+    for name, fold in rooflines.items():
+        print(f"\n== {name}")
+        summary += report(name, bench, fold.logs, False)
     decide(bench, predicted | rooflines, bench.counted)
     print("the same without plans whose server's limit is not told")
     decide(bench, predicted | rooflines, bench.counted & bench.told)
     today = datetime.now(UTC).date().isoformat()
+    if options.constants:
+        return 0
     add_rows(RESULTS, [{"date": today, **row} for row in summary])
     return 0
 
@@ -119,8 +147,9 @@ def closed_rates(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
 
 
 class Bench:
-    def __init__(self, cases: Sequence[Case]) -> None:
+    def __init__(self, cases: Sequence[Case], alone: bool) -> None:
         self.cases = cases
+        self.alone = alone
         self.measured = np.array([case.measured for case in cases])
         self.groups = [case.question.groups for case in cases]
         self.asked = Asked.of([case.question for case in cases])
@@ -147,7 +176,7 @@ class Bench:
 
     def logs_of(self, calibration: Calibration) -> Numbers:
         """log(measured / predicted) of every case."""
-        values = self.asked.values(calibration.logs(self.groups))
+        values = self.asked.values(calibration.logs(self.groups), calibration.slower(self.asked.points))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.log(self.measured / values))
 
@@ -155,15 +184,20 @@ class Bench:
         values = self.asked.values(NONE.logs(self.groups))
         chosen = np.flatnonzero(train & self.fits & np.isfinite(values) & (values > 0))
         part = Asked.of([self.cases[place].question for place in chosen])
-        return fit(
+        constants = fit(
             lambda logs: np.log(part.values(logs)),
             self.measured[chosen],
             [self.groups[place] for place in chosen],
             self.weights[chosen],
         )
+        if self.alone:
+            return constants
+        left = self.logs_of(constants)[chosen]
+        times = np.array([self.cases[place].question.wants in TIMES for place in chosen])
+        return replace(constants, nearby=Nearby.learned(self.asked.points.at(chosen), np.where(times, left, -left)))
 
-    def left_out(self, kind: str) -> Numbers:
-        """As logs_of, by a fit that never saw a case's GPU, architecture, model, source, or cell of GPU and model."""
+    def left_out(self, kind: str) -> Fold:
+        """By fits that never saw a case's GPU, architecture, model, source, or cell of GPU and model."""
         names = self.column(kind)
         distinct = sorted(set(names))
         folds = [{name} for name in distinct]
@@ -171,18 +205,18 @@ class Bench:
             folds = [{name for name in distinct if name.startswith(first)} for first in FAMILIES]
         if kind in {"model", "cell"}:
             folds = [set(distinct[start::FOLDS]) for start in range(FOLDS)]
-        logs = np.full(len(self.cases), np.nan)
+        unseen_by = np.full(len(self.cases), -1, np.int64)
         tests = [np.isin(names, sorted(fold)) for fold in folds]
+        for place, test in enumerate(tests):
+            unseen_by[test] = place
         with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
-            for test, left in zip(tests, pool.map(self._without, tests), strict=True):
-                logs[test] = left
-        return logs
+            return Fold(np.stack(list(pool.map(self._without, tests))), unseen_by)
 
     def _without(self, test: NDArray[np.bool_]) -> Numbers:
         """By a fit from the priors: one that went on from the fit of all rows would keep some of what that knows."""
-        return self.logs_of(self.fitted(~test))[test]
+        return self.logs_of(self.fitted(~test))
 
-    def write(self, whole: Calibration, predicted: dict[str, Numbers], rows: str) -> None:
+    def write(self, whole: Calibration, predicted: dict[str, Fold], rows: str) -> None:
         lines = [
             f"# Written by `python bench/planner.py --fit` from {rows}: deviations of the logarithms of constants from",
             "# their priors (optimizer/planner/step.py), by what a plan has. See optimizer/planner/calibration.py.",
@@ -191,6 +225,8 @@ class Bench:
             inside = ", ".join(f"{name} = {known[name]:.4f}" for name in NAMES if name in known)
             lines.append(f'deviation."{group}" = {{ {inside} }}')
         (PACKAGE / "constants.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        assert whole.nearby is not None
+        (PACKAGE / "nearby.json").write_text(whole.nearby.text(NEARBY.format(rows=rows)), encoding="utf-8")
         gpus = sorted({str(name) for name in self.column("gpu")})
         bounds = self.bounds(predicted)
         lines = [
@@ -207,9 +243,9 @@ class Bench:
         found = [stratum_of(case.question, float(over)) for case, over in zip(self.cases, self.saturation, strict=True)]
         return [MEASURED.get(one, one) for one in found]
 
-    def bounds(self, predicted: dict[str, Numbers]) -> dict[Stratum, Bounds]:
+    def bounds(self, predicted: dict[str, Fold]) -> dict[Stratum, Bounds]:
         folds = ("architecture", "cell", "source")
-        architecture, cell, source = (predicted.get(fold, predicted["sample"]) for fold in folds)
+        architecture, cell, source = (predicted.get(fold, predicted["sample"]).logs for fold in folds)
         strata = np.array([stratum.value for stratum in self.strata()])
         vllm_dense = strata == Stratum.SEEN.value
         pools = {
@@ -328,7 +364,7 @@ def line(fold: str, part: str, logs: Numbers) -> dict[str, object]:
     }  # fmt: skip
 
 
-def baselines(bench: Bench) -> dict[str, Numbers]:
+def baselines(bench: Bench) -> dict[str, Fold]:
     """Rooflines without calibration, overheads and communication: of the datasheet, and with fixed shares."""
     found = {}
     for name, compute, memory in (("datasheet", 1.0, 1.0), ("fixed", 0.6, 0.8)):
@@ -341,7 +377,7 @@ def baselines(bench: Bench) -> dict[str, Numbers]:
         }  # fmt: skip
         nothing = np.log([shares.get(name, 1e-9) for name in NAMES])
         values = made.values(np.tile(nothing, (len(bench.cases), 1)))
-        found[name] = np.log(bench.measured / values)
+        found[name] = Fold.one(np.log(bench.measured / values))
     return found
 
 
@@ -370,8 +406,11 @@ def bare(cost: StepCost) -> StepCost:
     )
 
 
-def decide(bench: Bench, predicted: dict[str, Numbers], among: NDArray[np.bool_]) -> None:
-    """Kendall's tau, and what choosing by prediction costs: random shortlists of plans for one model and length."""
+def decide(bench: Bench, predicted: dict[str, Fold], among: NDArray[np.bool_]) -> None:
+    """Kendall's tau, and what choosing by prediction costs: random shortlists of plans for one model and length.
+
+    One fit predicts a whole shortlist, as it does for whoever chooses: that which never saw the first of its plans.
+    """
     from scipy.stats import kendalltau
 
     rng = np.random.default_rng(20)
@@ -386,7 +425,7 @@ def decide(bench: Bench, predicted: dict[str, Numbers], among: NDArray[np.bool_]
     usable = [places for places in tasks.values() if len(places) >= SHORTLIST]
     if not usable:
         return
-    for fold, logs in predicted.items():
+    for name, fold in predicted.items():
         regrets, taus, right = [], [], 0
         picks = rng.integers(0, len(usable), SHORTLISTS)
         for pick in picks:
@@ -400,8 +439,8 @@ def decide(bench: Bench, predicted: dict[str, Numbers], among: NDArray[np.bool_]
                 ]
             )
             true = price[places] / (bench.measured[places] * scale)
-            guess = true * np.exp(logs[places])
-            if not np.isfinite(guess).all():
+            guess = true * np.exp(fold.by_fit[fold.unseen_by[places[0]], places])
+            if fold.unseen_by[places[0]] < 0 or not np.isfinite(guess).all():
                 continue
             chosen = int(np.argmin(guess))
             regrets.append(true[chosen] / true.min() - 1)
@@ -409,7 +448,7 @@ def decide(bench: Bench, predicted: dict[str, Numbers], among: NDArray[np.bool_]
             taus.append(kendalltau(true, guess).statistic)
         regret = 100 * np.array(regrets)
         print(
-            f"choice     {fold:10} best found {100 * right / len(regret):5.1f} %  regret mean {regret.mean():5.2f} %  "
+            f"choice     {name:12} best found {100 * right / len(regret):5.1f} %  regret mean {regret.mean():5.2f} %  "
             f"p95 {np.quantile(regret, 0.95):5.1f} %  tau {np.nanmean(taus):.3f}"
         )
 

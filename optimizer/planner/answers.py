@@ -1,7 +1,7 @@
 """Questions answered together: the physics of each load, over arrays of plans, for given constants."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from optimizer.planner.calibration import constants_of
 from optimizer.planner.deployment import Deployment, cost_of, memory_for
 from optimizer.planner.memory import Memory
+from optimizer.planner.nearby import Points, kin_of, points_of
 from optimizer.planner.question import Question
 from optimizer.planner.speculation import ACCEPTANCE, STRANGER_ACCEPTANCE, seconds_per_token
 from optimizer.planner.steady_state import Lengths, Scheduling, cycle, cycle_seconds, job_seconds, room, wave_seconds
@@ -32,6 +33,7 @@ class Asked:
 
     memory: Sequence[Memory]
     saturation: Numbers  # sequences offered over those that the cache has room for
+    points: Points
     parts: Sequence["_Part"]
 
     @classmethod
@@ -44,13 +46,15 @@ class Asked:
             part = _Part.of(load, places, [questions[place] for place in places], [memory[place] for place in places])
             saturation[places] = part.saturation()
             parts.append(part)
-        return cls(memory, saturation, parts)
+        return cls(memory, saturation, _points(questions, saturation), parts)
 
-    def values(self, logs: Numbers) -> Numbers:
-        """What each question asks for, in its row's unit, given logarithms of constants (questions, constants)."""
+    def values(self, logs: Numbers, slower: Numbers | None = None) -> Numbers:
+        """What each question asks for, in its row's unit, given logarithms of constants (questions, constants), and of
+        how much slower than by those each is, where that is told."""
         found = np.zeros(len(self.memory))
+        factors = np.ones(len(found)) if slower is None else np.exp(slower)
         for part in self.parts:
-            found[part.places] = part.values(constants_of(logs[part.places]))
+            found[part.places] = part.values(constants_of(logs[part.places]), factors[part.places])
         return found
 
 
@@ -116,8 +120,9 @@ class _Part:
             wanting={str(name): np.flatnonzero(wants == name) for name in np.unique(wants)},
         )
 
-    def values(self, constants: Constants) -> Numbers:
-        cost, output = self.costs.calibrated(constants), np.asarray(self.lengths.output)
+    def values(self, constants: Constants, slower: Numbers) -> Numbers:
+        cost = replace(self.costs.calibrated(constants), slower=slower)
+        output = np.asarray(self.lengths.output)
         if self.load in {"closed", "open"}:
             first, token = self._closed(cost) if self.load == "closed" else self._arriving(cost)
             first = first + np.asarray(constants.request_ms) * 1e-3
@@ -205,8 +210,20 @@ class _Part:
             related = question.draft.architecture == question.plan.shape.architecture
             accepted = ACCEPTANCE if related else STRANGER_ACCEPTANCE
             guessing = float(seconds_per_token(target, draft, batch, context, question.guessed, accepted))
-            times[place] += (guessing - plain) * float(question.lengths.output)
+            times[place] += (guessing - plain) * float(question.lengths.output) * np.asarray(cost.slower)[place]
         return times
+
+
+def _points(questions: Sequence[Question], saturation: Numbers) -> Points:
+    column = _columns(questions)
+    return points_of(
+        [kin_of(question.groups, question.plan.shape) for question in questions],
+        [question.plan.shape for question in questions],
+        [float(question.plan.split.ranks) for question in questions],
+        column(lambda q: min(q.concurrency, q.defaults.max_num_seqs)) / np.maximum(saturation, 1.0),
+        column(lambda q: q.lengths.input),
+        column(lambda q: q.lengths.output),
+    )
 
 
 def _columns(questions: Sequence[Question]) -> Callable[[Callable[[Question], object]], Numbers]:

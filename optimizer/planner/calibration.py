@@ -16,6 +16,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.planner import nearby
+from optimizer.planner.nearby import Nearby, Points
 from optimizer.planner.step import Constants
 
 Numbers = NDArray[np.float64]
@@ -47,9 +49,10 @@ ENOUGH = 5e-4  # of the loss: a round that gains less is the last
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Deviations by group and constant, logarithms."""
+    """Deviations by group and constant, logarithms; and what measurements near a plan say besides."""
 
     deviations: Mapping[str, Mapping[str, float]]
+    nearby: Nearby | None = None
 
     def logs(self, groups: Sequence[Groups]) -> Numbers:
         """(plans, constants)"""
@@ -64,6 +67,10 @@ class Calibration:
         places: dict[Groups, int] = {}
         of_plan = [places.setdefault(each, len(places)) for each in groups]
         return np.stack([base + sum((of_group.get(one, none) for one in each), none) for each in places])[of_plan]
+
+    def slower(self, points: Points) -> Numbers:
+        """Logarithms of factors by which plans take longer than their constants say."""
+        return np.zeros(len(points)) if self.nearby is None else self.nearby.slower(points)
 
     def constants_of(self, groups: Groups) -> Constants:
         """Of one plan, plain numbers."""
@@ -146,4 +153,4 @@ def _kind(group: str) -> str:
 def shipped() -> Calibration:
     """What was fitted to the development rows."""
     text = files("optimizer.planner").joinpath("constants.toml").read_text(encoding="utf-8")
-    return Calibration(tomllib.loads(text).get("deviation", {}))
+    return Calibration(tomllib.loads(text).get("deviation", {}), nearby.shipped())

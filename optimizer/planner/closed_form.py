@@ -10,8 +10,17 @@ from optimizer.planner.guessing import GuessingCost, guessing, in_steps
 from optimizer.planner.interval import Stratum, bounds_of, doubt, seen_gpus, stratum
 from optimizer.planner.job import ACCEPTANCE_ASSUMED, Job
 from optimizer.planner.layouts import BLOCK_TOKENS, Engines, Places
-from optimizer.planner.steady_state import Cycle, Lengths, Scheduling, cycle, job_seconds, uneven_tail_seconds
-from optimizer.planner.step import Constants, StepCost, stack, step_cost
+from optimizer.planner.nearby import Points, kin_of, points_of
+from optimizer.planner.steady_state import (
+    Cycle,
+    Lengths,
+    Scheduling,
+    cycle,
+    job_seconds,
+    room,
+    uneven_tail_seconds,
+)
+from optimizer.planner.step import Amount, Constants, StepCost, stack, step_cost
 from serving.engine_config import ModelShape
 
 Numbers = NDArray[np.float64]
@@ -36,7 +45,6 @@ class ClosedForm:
         stacked = stack(
             [step_cost(shape, layout.gpu, layout.split, layout.weights, layout.kv_dtype) for layout in engines.layouts]
         ).calibrated(constants)
-        cost = guessing(taken(stacked, engines.layout), engines.guessed)
         acceptance = ACCEPTANCE_ASSUMED if job.acceptance is None else job.acceptance
         lengths = in_steps(job.lengths, engines.guessed, acceptance)
         scheduling = Scheduling(
@@ -47,6 +55,8 @@ class ClosedForm:
             np.zeros(len(engines)),
             float(BLOCK_TOKENS),
         )
+        slower = np.exp(calibration.slower(_points(shape, engines, job.lengths, room(lengths, scheduling), scheduling)))
+        cost = guessing(replace(taken(stacked, engines.layout), slower=slower), engines.guessed)
         full = cycle(cost, lengths, scheduling)
         strata = _strata(shape, engines, np.asarray(full.saturated))
         bounds = [bounds_of(one) for one in strata]
@@ -110,6 +120,20 @@ def taken(cost: StepCost, places: Places) -> StepCost:
     }
     constants = {field.name: np.asarray(getattr(cost.constants, field.name))[places] for field in fields(Constants)}
     return StepCost(**figures, constants=Constants(**constants))
+
+
+def _points(shape: ModelShape, engines: Engines, lengths: Lengths, holds: Amount, scheduling: Scheduling) -> Points:
+    of_layout = [(kin_of(layout.groups(shape), shape), float(layout.split.ranks)) for layout in engines.layouts]
+    kin, ranks = zip(*(of_layout[place] for place in engines.layout.tolist()), strict=True)
+    same = np.ones(len(engines))
+    return points_of(
+        kin,
+        [shape] * len(engines),
+        ranks,
+        np.minimum(scheduling.sequences, holds),
+        same * lengths.input,
+        same * lengths.output,
+    )
 
 
 def _strata(shape: ModelShape, engines: Engines, saturated: Numbers) -> tuple[Stratum, ...]:

@@ -1,6 +1,8 @@
 """The arithmetic of a model on a GPU, step by step: sizes, the cache, the critical batch, the roofline, predictions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.calibration import Calibration
@@ -9,6 +11,7 @@ from optimizer.planner.engines import defaults_of
 from optimizer.planner.interval import Bounds, Stratum, bounds_of, seen_gpus, stratum
 from optimizer.planner.layouts import BLOCK_TOKENS, ENGINE, RELEASE, Layout, reason_against
 from optimizer.planner.memory import Memory
+from optimizer.planner.nearby import kin_of, points_of
 from optimizer.planner.precision import kv_bytes, precisions
 from optimizer.planner.steady_state import Lengths, Scheduling, cycle, fixed, room
 from optimizer.planner.step import StepCost
@@ -71,7 +74,15 @@ def explanation_of(
     lengths = fixed(float(prompt_tokens), float(output_tokens))
     held = float(lengths.held)
     kv_tokens = float(memory.tokens_held(held, BLOCK_TOKENS))
-    cost = calibrated_cost(layout.plan(shape), limits, RELEASE, calibration=calibration)
+    constant = calibrated_cost(layout.plan(shape), limits, RELEASE, calibration=calibration)
+
+    def cost(sequences: float) -> StepCost:
+        """With so many at once."""
+        lengths = (np.array([float(tokens)]) for tokens in (prompt_tokens, output_tokens))
+        kin, ranks = kin_of(layout.groups(shape), shape), float(layout.split.ranks)
+        point = points_of([kin], [shape], [ranks], np.array([float(sequences)]), *lengths)
+        return replace(constant, slower=float(np.exp(calibration.slower(point))[0]))
+
     holds = float(room(lengths, Scheduling(float(limits.max_num_seqs), 0.0, kv_tokens)))
     largest = min(int(holds), limits.max_num_seqs)
     peak, bandwidth = linear.flops, gpu.memory_gb_s * 1e9
@@ -79,13 +90,13 @@ def explanation_of(
     kind = stratum(vllm=True, moe=bool(shape.experts), seen=gpu.name in seen_gpus(), saturation=0.0)
     bounds = bounds_of(kind)
     chunk = min(prompt_tokens, limits.max_num_batched_tokens)
-    points = [_prefill(cost, f"prefill, {chunk} tokens of a prompt", chunk, bounds, largest > 0)]
+    points = [_prefill(cost(1), f"prefill, {chunk} tokens of a prompt", chunk, bounds, largest > 0)]
     batches = {1: "decode, 1 sequence"}
     for batch, what in ((round(critical), "the critical batch"), (largest, "the largest batch")):
         if batch > 0:
             batches.setdefault(batch, f"decode, {batch} sequences: {what}")
     for batch, name in sorted(batches.items()):
-        points.append(_decode(cost, name, batch, batch * held, bounds, batch <= int(holds)))
+        points.append(_decode(cost(batch), name, batch, batch * held, bounds, batch <= int(holds)))
     return Explanation(
         shape=shape,
         layout=layout,
@@ -111,7 +122,7 @@ def explanation_of(
         bandwidth=bandwidth,
         points=tuple(points),
         output_tokens_per_s=_steady(
-            cost, lengths, limits.max_num_seqs, limits.max_num_batched_tokens, kv_tokens, bounds
+            cost(largest), lengths, limits.max_num_seqs, limits.max_num_batched_tokens, kv_tokens, bounds
         )
         if largest
         else None,

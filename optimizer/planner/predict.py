@@ -52,7 +52,7 @@ def _told(questions: list[Question], calibration: Calibration) -> list[Predictio
     if not questions:
         return []
     made = Asked.of(questions)
-    values = made.values(calibration.logs([question.groups for question in questions]))
+    values = made.values(calibration.logs([question.groups for question in questions]), calibration.slower(made.points))
     found = []
     for question, value, memory, over in zip(questions, values, made.memory, made.saturation, strict=True):
         kind = stratum_of(question, float(over))

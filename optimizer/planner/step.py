@@ -119,6 +119,7 @@ class StepCost:
     reduce_us: Numbers
     send_s_per_byte: Amount
     constants: Constants = PRIORS
+    slower: Amount = 1.0  # factor of every step, by what was measured near this plan
 
     def seconds(
         self,
@@ -170,7 +171,7 @@ class StepCost:
         layers = self.layers * k.layer_us * 1e-6 + self.expert_layers * k.routing_us * 1e-6
         total = (total + layers) * (1 + k.bubble * (self.stages - 1))
         besides = sequences * k.sequence_us * 1e-6 + k.step_ms * 1e-3
-        seconds: Amount = np.where(tokens > 0, total + besides, 0.0)[()]
+        seconds: Amount = np.where(tokens > 0, (total + besides) * self.slower, 0.0)[()]
         return seconds
 
     def _attention(
