@@ -38,6 +38,8 @@ class Done:
     out: str
     err: str
     wall_s: float
+    cpu_s: float
+    most_mib: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Place:
     def gristmill(self, *arguments: str, limit_s: float = LIMIT_S, **environment: str) -> Done:
         began = time.monotonic()
         done = forked(arguments, self.folder, _environment() | environment, limit_s)
-        return Done(done.code, done.out, done.err, time.monotonic() - began)
+        return Done(done.code, done.out, done.err, time.monotonic() - began, done.cpu_s, done.most_mib)
 
     def run(self, *arguments: str, **environment: str) -> Done:
         return self.gristmill("run", "job.toml", "--quiet", *arguments, **environment)

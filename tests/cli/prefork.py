@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("flows.answer", "flows.receipt", "flows.faults", "serving.intake.process", "serving.intake.child")
-TOO_LONG = "too long"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,8 @@ class Ended:
     code: int  # negative: the signal that ended it
     out: str
     err: str
+    cpu_s: float  # of it and all that it waited for
+    most_mib: float  # of the largest of them; what a fork shares with the server counts
 
 
 def forked(arguments: Sequence[str], folder: Path, environment: Mapping[str, str], limit_s: float) -> Ended:
@@ -46,9 +47,10 @@ def forked(arguments: Sequence[str], folder: Path, environment: Mapping[str, str
         out.seek(0)
         err.seek(0)
         told = [file.read().decode("utf-8") for file in (out, err)]
-    if answer == TOO_LONG:
+    if not answer:
         raise TimeoutError(f"gristmill {' '.join(arguments)} took more than {limit_s} s and was killed: {told}")
-    return Ended(int(answer), *told)
+    code, cpu_s, most_mib = json.loads(answer)
+    return Ended(code, *told, cpu_s, most_mib)
 
 
 class _Server:
@@ -103,15 +105,17 @@ def _serve(place: str) -> None:
 
 
 def _end_of(child: int, limit_s: float) -> str:
+    """Nothing, where it took too long."""
     give_up = time.monotonic() + limit_s
     while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
+        ended, status, used = os.wait4(child, os.WNOHANG)
         if ended:
-            return str(os.waitstatus_to_exitcode(status))
+            code = os.waitstatus_to_exitcode(status)
+            return json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024])
         if time.monotonic() > give_up:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return TOO_LONG
+            return ""
         time.sleep(0.002)
 
 

@@ -1,38 +1,21 @@
 """Bad input against the real command: every seed ends in its code, soon, in little memory, and spends nothing."""
 
-import json
 import re
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.command import COMMAND, Place, _environment
-from tests.corpus import measured
+from tests.cli.command import Done, Place
 from tests.corpus.seeds import SEEDS, Seed, row_seeds
 
 MOST_MIB, MOST_S = 512, 5.0
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 130}
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    code: int
-    out: str
-    err: str
-    wall_s: float
-    cpu_s: float
-    most_mib: float
-
-
-def run(place: Place, *arguments: str, most_s: float = MOST_S) -> Told:
+def run(place: Place, *arguments: str, most_s: float = MOST_S) -> Done:
     """`gristmill run`, measured; checked for what no input may do, whatever it is."""
-    command = [sys.executable, "-P", measured.__file__, COMMAND, "run", "job.toml", "--quiet", *arguments]
-    done = subprocess.run(command, cwd=place.folder, env=_environment(), capture_output=True, timeout=120)
-    told = Told(**json.loads(done.stdout))
+    told = place.gristmill("run", "job.toml", "--quiet", *arguments, limit_s=120)
     assert told.code in EXIT_CODES, told
     assert "Traceback" not in told.err
     # A machine that is busy with others makes the clock run on while nothing is done; a hang shows in both.
@@ -59,7 +42,7 @@ def test_a_seed_ends_as_it_must(place: Place, seed: Seed) -> None:
         assert all(line["error"]["file"] == seed.name and line["error"]["line"] for line in place.errors)
 
 
-def assert_refused_whole(place: Place, told: Told, code: str, name: str) -> None:
+def assert_refused_whole(place: Place, told: Done, code: str, name: str) -> None:
     assert told.code == 2, told
     assert re.match(rf"gristmill: {code} [^\n]+\n$", told.err), told.err
     assert name in told.err
