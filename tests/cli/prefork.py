@@ -4,6 +4,7 @@ Importing takes more than half of a short command. A fork has its own memory, fo
 process that was started has; what only a start can show (its imports, kills, its children) is tested without this.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -12,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -80,7 +80,7 @@ def _server() -> _Server:
 
 def _serve(place: str) -> None:
     for package in PACKAGES:
-        __import__(package)
+        importlib.import_module(package)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)
     listener.listen()
@@ -97,7 +97,8 @@ def _serve(place: str) -> None:
         if (child := os.fork()) == 0:
             listener.close()
             line.close()
-            _command(asked, outputs)
+            _become(asked, outputs)
+            sys.exit(importlib.import_module("flows.cli").main())
         for output in outputs:
             os.close(output)
         line.sendall(_end_of(child, asked["limit_s"]).encode())
@@ -119,28 +120,16 @@ def _end_of(child: int, limit_s: float) -> str:
         time.sleep(0.002)
 
 
-def _command(asked: dict[str, Any], outputs: list[int]) -> None:
-    code = 1
-    try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for output, place in zip(outputs, (1, 2), strict=True):
-            os.dup2(output, place)
-            os.close(output)
-        os.chdir(asked["folder"])
-        os.environ.clear()
-        os.environ.update(asked["environment"])
-        from flows.cli import main
-
-        sys.argv = ["gristmill", *asked["arguments"]]
-        code = main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001 (an interpreter ends so as well)
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def _become(asked: dict[str, Any], outputs: list[int]) -> None:
+    """A process that was started for this command, as far as it can tell."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for output, place in zip(outputs, (1, 2), strict=True):
+        os.dup2(output, place)
+        os.close(output)
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    sys.argv = ["gristmill", *asked["arguments"]]
 
 
 if __name__ == "__main__":
