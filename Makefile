@@ -48,8 +48,9 @@ setup: $(ENVIRONMENT) $(MODELS) $(SAMPLE)
 batch: setup
 	$(BIN)/gristmill run $(JOB) --prefect
 
+# Three at once, since each waits half of the time, for a disk or a child.
 test: setup $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not real and not faults and not engines and not quantize and not gpu"
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not real and not faults and not engines and not quantize and not gpu"
 
 # One after the other: each has the whole machine.
 test-real: setup $(VENV)/.ready-dev $(LLAMA)/.ready
