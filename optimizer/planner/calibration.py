@@ -43,7 +43,7 @@ SPREADS: Mapping[str, Mapping[str, float]] = {
 }
 NOISE = 0.06  # of a row's logarithm: what versions and machines differ by besides (planner.md: 0.3 to 7.5 %)
 FREEDOM = 4.0  # of Student's t
-ROUNDS = 25
+ROUNDS = 25  # at most
 ENOUGH = 5e-4  # of the loss: a round that gains less is the last
 
 

@@ -11,7 +11,7 @@ from optimizer.planner.precision import kv_bytes, precisions
 from optimizer.planner.step import Split, StepCost, step_cost
 from serving.engine_config import ModelShape
 
-LEAST_STEP_TOKENS = 2048
+LEAST_STEP_TOKENS = 2048  # vLLM's own for a server on smaller GPUs
 # Of vLLM's engine V0 over several GPUs, besides what V1 holds: probably all that its allocator had reserved. Told by
 # Llama-2-70B on four A100-40GB at 16 offered (Argonne LLM-Inference-Bench): the rates of 512, 1,024 and 2,048 tokens in
 # and out are those of as many sequences as 8,400 tokens of cache hold, to 4 %.

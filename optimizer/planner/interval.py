@@ -24,7 +24,7 @@ from typing import Any
 
 from optimizer.planner.certainty import Z_90, deviations, mean_factor
 
-COVERAGE = 0.9
+COVERAGE = 0.9  # that every interval of ours stands for
 FEW_CELLS_COVERAGE = 0.95  # of the rows that bounds for a new cell are drawn from, where cells are few
 SATURATED = 1.0  # sequences offered over those that the cache holds, above which preemption and queues set the pace
 FEWEST = 20  # left-out rows that a stratum's own bounds can be drawn from

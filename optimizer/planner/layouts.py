@@ -21,7 +21,7 @@ Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 ENGINE, RELEASE = "vllm", "0.32"
-BLOCK_TOKENS = 16
+BLOCK_TOKENS = 16  # vLLM's own on GPUs
 
 TENSOR = (1, 2, 4, 8)
 PIPELINE = (1, 2, 4, 8)

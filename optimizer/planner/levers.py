@@ -17,7 +17,7 @@ from optimizer.planner.step import Split
 
 WEIGHTS = ("bf16", "fp8", "w8a8", "w4a16", "nvfp4")  # asked about, whether or not they are good enough
 KV_DTYPES = ("auto", "fp8")
-GUESSED = 3
+GUESSED = 3  # that are asked about, where none was priced
 ALIKE = 0.005  # costs that differ by less are told as equal
 
 

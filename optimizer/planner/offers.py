@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from optimizer.catalogue.machines import PricedMachine
 from optimizer.planner.job import Wish
 
-HOUR_S = 3600.0
+HOUR_S = 3600.0  # by which machines are priced
 
 
 @dataclass(frozen=True, slots=True)

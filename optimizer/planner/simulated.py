@@ -17,7 +17,7 @@ from serving.engine_config import Batching, ModelShape
 
 Numbers = NDArray[np.float64]
 
-DRAWS = 4
+DRAWS = 4  # of lengths, each played once
 WAVES = 3  # of full batches that are played; what comes between the second and the last is more of the same
 FEWEST_ROWS, MOST_ROWS = 256, 3072
 

@@ -11,7 +11,7 @@ from optimizer.planner.step import StepCost
 
 Amount = float | NDArray[np.float64]
 
-MOST_GUESSED = 8
+MOST_GUESSED = 8  # that are weighed
 # Of a guess, where none was measured: by a small draft model of the target's family, and by one of another, that was
 # trained on other text.
 ACCEPTANCE, STRANGER_ACCEPTANCE = 0.6, 0.1
