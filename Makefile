@@ -28,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	echo "make setup   the environment, the models and the sample dataset ($(BUILD) build)"
 	echo "make batch   answer the sample dataset; JOB=path/to/job.toml runs any job"
-	echo "make test    every law and part, and the command as a user has it (some ten minutes on two cores)"
+	echo "make test    every law and part, and the command as a user has it (some fifteen minutes on two cores)"
 	echo "make test-real     the sample job killed and resumed, Prefect, Ray, vLLM's and llama.cpp's servers (some ten minutes)"
 	echo "make test-faults   crashes, power failures and corruption, swept (some 15 minutes on two cores)"
 	echo "make test-engines  vLLM in every shape that runs on a CPU (some twelve minutes on two cores)"
