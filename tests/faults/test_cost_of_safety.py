@@ -61,10 +61,18 @@ def test_a_finished_run_of_100_000_rows_is_answered_in_two_seconds(
     assert place.gristmill("run", "job.toml", "--quiet", limit_s=400).code == 0
     first_s = time.monotonic() - began
     files = {file: file.stat().st_mtime_ns for file in place.folder.rglob("*") if file.is_file()}
-    again = min((place.run() for _ in range(3)), key=lambda done: done.wall_s)
+    again_s = min(_started(place) for _ in range(3))
     with capsys.disabled():
-        print(f"\nresume: {FINISHED_ROWS} finished rows in {again.wall_s:.2f} s (the run itself: {first_s:.0f} s)")
-    assert again.code == 0
+        print(f"\nresume: {FINISHED_ROWS} finished rows in {again_s:.2f} s (the run itself: {first_s:.0f} s)")
     assert files == {file: file.stat().st_mtime_ns for file in place.folder.rglob("*") if file.is_file()}
     assert json.loads((place.only_run / "export" / "finished.json").read_text())
-    assert again.wall_s < MOST_RESUME_S * SLACK
+    assert again_s < MOST_RESUME_S * SLACK
+
+
+def _started(place: Place) -> float:
+    """Seconds of the command from its start, imports included."""
+    began = time.monotonic()
+    process = place.start("--quiet")
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    return time.monotonic() - began
