@@ -110,9 +110,9 @@ def main() -> int:
     decide(bench, predicted | rooflines, bench.counted)
     print("the same without plans whose server's limit is not told")
     decide(bench, predicted | rooflines, bench.counted & bench.told)
-    today = datetime.now(UTC).date().isoformat()
     if options.constants:
         return 0
+    today = datetime.now(UTC).date().isoformat()
     add_rows(RESULTS, [{"date": today, **row} for row in summary])
     return 0
 

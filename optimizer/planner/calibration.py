@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.planner import nearby
-from optimizer.planner.nearby import Nearby, Points
+from optimizer.planner.nearby import NOISE, Nearby, Points
 from optimizer.planner.step import Constants
 
 Numbers = NDArray[np.float64]
@@ -41,7 +41,6 @@ SPREADS: Mapping[str, Mapping[str, float]] = {
     "kv": dict.fromkeys(NAMES, 0.0) | {"kv_read": 0.15, "prefill_attention": 0.1},
     "attention": dict.fromkeys(NAMES, 0.0) | {"kv_read": 0.8},  # kernels that read a KV head for each query head
 }
-NOISE = 0.06  # of a row's logarithm: what versions and machines differ by besides (planner.md: 0.3 to 7.5 %)
 FREEDOM = 4.0  # of Student's t
 ROUNDS = 25  # at most
 ENOUGH = 5e-4  # of the loss: a round that gains less is the last

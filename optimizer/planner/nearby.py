@@ -27,7 +27,7 @@ Kin = tuple[str, ...]  # what a plan has in common with others: its groups of co
 # Chosen on development rows, a cell of GPU and model left out at a time, out of a score of sets. They are not delicate:
 # with each of those the rows that were left out were told better than by the constants alone.
 SPREAD = 0.08  # standard deviation of what constants leave, a logarithm
-NOISE = 0.06  # the same of a single row
+NOISE = 0.06  # of a row's logarithm: what versions and machines differ by besides (planner.md: 0.3 to 7.5 %)
 FAR = 0.25  # rows that are this far off count half: something else is wrong with them
 OCTAVES = (1.5, 1.5, 1.5, 1.5, 1.0)  # of each number of a point, over which plans stay alike
 ALIKE: Mapping[str, float] = {  # share that stays where plans differ in this
