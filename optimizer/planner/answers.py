@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from optimizer.planner.calibration import constants_of
 from optimizer.planner.deployment import Deployment, cost_of, memory_for
+from optimizer.planner.layouts import BLOCK_TOKENS
 from optimizer.planner.memory import Memory
 from optimizer.planner.nearby import Points, kin_of, points_of
 from optimizer.planner.question import Question
@@ -23,7 +24,6 @@ FIRST_WAVE = 0.1
 MEAN_OF_WAVE = 0.6  # of the time that a wave's prompts take, when the average one of them is answered
 P99_OVER_MEAN = 1.12  # of a request's time: median of the 49 loads of BLIS that tell both, 1.04 to 1.46
 UNBOUNDED = 1e9  # requests
-BLOCK_TOKENS = 16  # vLLM's own on GPUs
 MEMORY_QUANTITIES = ("kv_blocks", "kv_tokens", "kv_gib")
 
 

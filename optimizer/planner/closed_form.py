@@ -1,11 +1,12 @@
 """How fast each of many engines answers a job: the steady state and the tail of all of them at once, over arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.planner.calibration import Calibration, constants_of
+from optimizer.planner.calibration import Calibration, Groups, constants_of
 from optimizer.planner.guessing import GuessingCost, guessing, in_steps
 from optimizer.planner.interval import Stratum, bounds_of, doubt, seen_gpus, stratum
 from optimizer.planner.job import ACCEPTANCE_ASSUMED, Job
@@ -20,7 +21,7 @@ from optimizer.planner.steady_state import (
     room,
     uneven_tail_seconds,
 )
-from optimizer.planner.step import Amount, Constants, StepCost, stack, step_cost
+from optimizer.planner.step import Constants, StepCost, stack, step_cost
 from serving.engine_config import ModelShape
 
 Numbers = NDArray[np.float64]
@@ -41,7 +42,8 @@ class ClosedForm:
 
     @classmethod
     def of(cls, shape: ModelShape, job: Job, engines: Engines, calibration: Calibration) -> "ClosedForm":
-        constants = constants_of(calibration.logs([layout.groups(shape) for layout in engines.layouts]))
+        groups = [layout.groups(shape) for layout in engines.layouts]
+        constants = constants_of(calibration.logs(groups))
         stacked = stack(
             [step_cost(shape, layout.gpu, layout.split, layout.weights, layout.kv_dtype) for layout in engines.layouts]
         ).calibrated(constants)
@@ -55,7 +57,8 @@ class ClosedForm:
             np.zeros(len(engines)),
             float(BLOCK_TOKENS),
         )
-        slower = np.exp(calibration.slower(_points(shape, engines, job.lengths, room(lengths, scheduling), scheduling)))
+        running = np.minimum(scheduling.sequences, room(lengths, scheduling))
+        slower = np.exp(calibration.slower(_points(shape, engines, groups, job.lengths, running)))
         cost = guessing(replace(taken(stacked, engines.layout), slower=slower), engines.guessed)
         full = cycle(cost, lengths, scheduling)
         strata = _strata(shape, engines, np.asarray(full.saturated))
@@ -122,15 +125,19 @@ def taken(cost: StepCost, places: Places) -> StepCost:
     return StepCost(**figures, constants=Constants(**constants))
 
 
-def _points(shape: ModelShape, engines: Engines, lengths: Lengths, holds: Amount, scheduling: Scheduling) -> Points:
-    of_layout = [(kin_of(layout.groups(shape), shape), float(layout.split.ranks)) for layout in engines.layouts]
+def _points(
+    shape: ModelShape, engines: Engines, groups: Sequence[Groups], lengths: Lengths, running: Numbers
+) -> Points:
+    of_layout = [
+        (kin_of(own, shape), float(layout.split.ranks)) for own, layout in zip(groups, engines.layouts, strict=True)
+    ]
     kin, ranks = zip(*(of_layout[place] for place in engines.layout.tolist()), strict=True)
     same = np.ones(len(engines))
     return points_of(
         kin,
         [shape] * len(engines),
         ranks,
-        np.minimum(scheduling.sequences, holds),
+        running,
         same * lengths.input,
         same * lengths.output,
     )
