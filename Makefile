@@ -95,6 +95,7 @@ bench: setup
 	$(BIN)/python bench/order.py
 	$(BIN)/python bench/lanes.py
 	$(BIN)/python bench/roofline.py
+	$(BIN)/python bench/feed.py --shape tiny --parts 20
 	$(BIN)/python bench/feed.py
 	$(BIN)/python bench/order_engine.py
 	$(BIN)/python bench/run_batch.py

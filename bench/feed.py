@@ -35,6 +35,7 @@ MODEL = Path("models/smollm2-135m-instruct")
 RESULTS = Path("bench/results/feed.csv")
 SLOTS, KV_GIB, PROMPT_TOKENS, CONTEXT_TOKENS = 256, 2.0, 16, 512  # so many sequences vLLM itself runs offline
 MEDIAN_TOKENS, SPREAD, MOST_TOKENS = 8, 1.2, 384  # of a log-normal length
+STEPS = 32  # that a step is timed over
 BARRIERS, CONTINUOUS = "barriers", "continuous"
 
 
@@ -59,11 +60,10 @@ def main() -> int:
     config = EngineConfig(cache=cache, batching=Batching(options.sequences), max_model_len=CONTEXT_TOKENS)
     parts: list[Part] = []
     with TemporaryDirectory() as scratch, engine_of(options.shape, config, machine, Path(scratch)) as engine:
-        for _ in engine.run(
-            iter(rows_of(options.shape, 0, options.sequences))
-        ):  # the first steps of an engine are slower
-            pass
-        rows = rows_of(options.shape, 1, options.parts * options.rows)
+        run(engine, rows_of(options.shape, 0, mix(0, options.sequences)))  # the first steps of an engine are slower
+        steps = {sequences: step_ms(engine, options.shape, sequences) for sequences in (1, options.sequences)}
+        print(*(f"  a step of {count:3} takes {ms:6.1f} ms" for count, ms in steps.items()), sep="\n", flush=True)
+        rows = rows_of(options.shape, 1, mix(1, options.parts * options.rows))
         for feed in (BARRIERS, CONTINUOUS):
             for part in measured(engine, rows, feed, options.rows):
                 parts.append(part)
@@ -85,12 +85,16 @@ def engine_of(shape: str | None, config: EngineConfig, machine: Machine, scratch
     return vllm_engine.VllmEngine(model, settled(config, machine), machine, log, lambda: False, None)
 
 
-def rows_of(shape: str | None, seed: int, count: int) -> list[Request]:
+def mix(seed: int, rows: int) -> list[tuple[int, int]]:
+    """Of each row how many tokens it is to answer with, and the number that it counts on from."""
     draw = random.Random(seed)
-    drawn = [(_length(draw), draw.randrange(1000)) for _ in range(count)]
+    return [(_length(draw), draw.randrange(1000)) for _ in range(rows)]
+
+
+def rows_of(shape: str | None, seed: int, drawn: list[tuple[int, int]]) -> list[Request]:
     if shape is None:
         return list(counting(MODEL, ((first, PROMPT_TOKENS, tokens) for tokens, first in drawn)))
-    prompts = random_prompts(shape, PROMPT_TOKENS, count, seed)
+    prompts = random_prompts(shape, PROMPT_TOKENS, len(drawn), seed)
     return [
         Request(row, str(row), Endpoint.COMPLETION, (), Sampling(max_tokens=tokens), prompt)
         for row, ((tokens, _), prompt) in enumerate(zip(drawn, prompts, strict=True))
@@ -99,6 +103,22 @@ def rows_of(shape: str | None, seed: int, count: int) -> list[Request]:
 
 def _length(draw: random.Random) -> int:
     return min(MOST_TOKENS, max(1, round(MEDIAN_TOKENS * draw.lognormvariate(0.0, SPREAD))))
+
+
+def step_ms(engine: vllm_engine.VllmEngine, shape: str | None, sequences: int) -> float:
+    """Of decoding, prompts left out: what long answers took more than short ones."""
+    seconds = [
+        run(engine, rows_of(shape, sequences, [(tokens, row % 1000) for row in range(sequences)]))
+        for tokens in (STEPS, 2 * STEPS)
+    ]
+    return (seconds[1] - seconds[0]) / STEPS * 1000
+
+
+def run(engine: vllm_engine.VllmEngine, rows: list[Request]) -> float:
+    began = time.monotonic()
+    for _ in engine.run(iter(rows)):
+        pass
+    return time.monotonic() - began
 
 
 def measured(engine: vllm_engine.VllmEngine, rows: list[Request], feed: str, part_rows: int) -> Iterator[Part]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 # The config.json of each, as far as it tells the size (meta-llama/Llama-3.1-8B, HuggingFaceTB/SmolLM2-135M,
-# Qwen/Qwen3-30B-A3B).
+# Qwen/Qwen3-30B-A3B). The last is nobody's: so small that two cores take little longer for a step of many sequences than
+# for one of few, as a GPU does with a model of ordinary size.
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-3.1-8B": {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096,
@@ -26,6 +27,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 128, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
         "tie_word_embeddings": False, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
         "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
+    },
+    "tiny": {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 1024, "hidden_size": 64,
+        "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "head_dim": 32, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000.0,
+        "tie_word_embeddings": True,
     },
 }  # fmt: skip
 FIRST_WORD = 3  # the ones before it begin, end and pad
