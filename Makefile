@@ -106,6 +106,7 @@ bench: setup
 ROWS ?= ../shared/data/measured_throughput.csv
 bench-planner: setup $(VENV)/.ready-dev
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/planner.py $(ROWS) --detail
+	$(BIN)/python bench/kv_blocks.py
 
 bench-reuse: setup
 	$(BIN)/python bench/reuse.py

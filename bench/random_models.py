@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 # The config.json of each, as far as it tells the size (meta-llama/Llama-3.1-8B, HuggingFaceTB/SmolLM2-135M,
-# Qwen/Qwen3-30B-A3B). The last is nobody's: so small that two cores take little longer for a step of many sequences than
-# for one of few, as a GPU does with a model of ordinary size.
+# Qwen/Qwen3-30B-A3B). The last is nobody's: so small that two cores take little longer for a step of many sequences
+# than for one of few, as a GPU does with a model of ordinary size.
 CONFIGS: dict[str, dict[str, Any]] = {
     "Llama-3.1-8B": {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096,

@@ -1,6 +1,6 @@
 """gristmill beside vLLM's own run-batch and a bare engine loop: the same files, model and settings, one run.
 
-    python bench/run_batch.py [--rounds 5] [--first 0] [--defaults]
+    python bench/run_batch.py [--rounds 5] [--first 0] [--defaults] [--files "without redundancy"]
 
 Each command is timed from its start to its end, start-up included, as its user waits for it; the bare loop, and
 gristmill for the comparison with it, from the first request to the last answer. What vLLM keeps between starts is there
@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="number of the first round, which makes its files")
     parser.add_argument("--defaults", action="store_true", help="also run-batch as it starts by itself: hours, on CPUs")
+    parser.add_argument("--files", nargs="+", choices=list(FILES), default=list(FILES))
     options = parser.parse_args()
     settle(STATE)
     machine = this_machine()
@@ -78,7 +79,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="run-batch-") as folder:
         for number in range(options.first, options.first + options.rounds):
             for contender, file in PAIRS:
-                if contender != DEFAULTS or options.defaults:
+                if file in options.files and (contender != DEFAULTS or options.defaults):
                     timed.append(timed_run(contender, file, number, Path(folder)))
                     add_rows(RESULTS, [{**taken_on(machine), **_columns(timed[-1])}])
     print(f"{where(machine)}")

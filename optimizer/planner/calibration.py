@@ -25,7 +25,7 @@ NAMES = tuple(field.name for field in fields(Constants))
 Groups = tuple[str, ...]  # of a plan: "engine:vllm", "version:vllm-1", "architecture:Hopper", "gpu:…", "weights:fp8", …
 Predict = Callable[[Numbers], Numbers]  # (rows, constants) of logarithms to the logarithm of each row's prediction
 
-_OVERHEADS = {"layer_us": 0.5, "routing_us": 0.2, "sequence_us": 0.6, "step_ms": 0.6, "request_ms": 0.6}
+_OVERHEADS = {"layer_us": 0.5, "routing": 0.6, "sequence_us": 0.6, "step_ms": 0.6, "request_ms": 0.6}
 # How far the logarithm of a constant may stand from what it has in common with others: by kind of group.
 SPREADS: Mapping[str, Mapping[str, float]] = {
     "engine": dict.fromkeys(NAMES, 0.2)
@@ -36,8 +36,16 @@ SPREADS: Mapping[str, Mapping[str, float]] = {
     "load": dict.fromkeys(NAMES, 0.0) | {"sequence_us": 0.5, "step_ms": 0.4},
     "architecture": dict.fromkeys(NAMES, 0.1) | {"bubble": 0.0, "evenness": 0.0},
     "gpu": dict.fromkeys(NAMES, 0.06) | {"bubble": 0.0, "evenness": 0.0},
-    "weights": dict.fromkeys(NAMES, 0.0)
-    | {"weight_read": 0.12, "compute": 0.15, "layer_us": 0.2, "expert_read": 0.2, "expert_compute": 0.3},
+    "weights": dict.fromkeys(NAMES, 0.0) | {"weight_read": 0.12, "compute": 0.15, "layer_us": 0.2},
+    "mixture": dict.fromkeys(NAMES, 0.0)  # weights of a model with experts
+    | {
+        "weight_read": 0.12,
+        "compute": 0.15,
+        "layer_us": 0.5,
+        "expert_read": 0.1,
+        "expert_compute": 0.15,
+        "routing": 0.6,
+    },
     "kv": dict.fromkeys(NAMES, 0.0) | {"kv_read": 0.15, "prefill_attention": 0.1},
     "attention": dict.fromkeys(NAMES, 0.0) | {"kv_read": 0.8},  # kernels that read a KV head for each query head
 }

@@ -11,7 +11,7 @@ from optimizer.planner.precision import kv_bytes, precisions
 from optimizer.planner.step import Split, StepCost, step_cost
 from serving.engine_config import ModelShape
 
-LEAST_STEP_TOKENS = 2048  # vLLM's own for a server on smaller GPUs
+LEAST_STEP_TOKENS, LEAST_SEQUENCES = 2048, 128  # vLLM's own for a server on smaller GPUs, and half of them
 # Of vLLM's engine V0 over several GPUs, besides what V1 holds: probably all that its allocator had reserved. Told by
 # Llama-2-70B on four A100-40GB at 16 offered (Argonne LLM-Inference-Bench): the rates of 512, 1,024 and 2,048 tokens in
 # and out are those of as many sequences as 8,400 tokens of cache hold, to 4 %.
@@ -29,7 +29,7 @@ class Deployment:
 
 @cache
 def memory_for(plan: Deployment, defaults: Defaults) -> Memory:
-    def held(step_tokens: int) -> Memory:
+    def held(step_tokens: int, sequences: int) -> Memory:
         return memory_of(
             plan.shape,
             plan.gpu,
@@ -39,13 +39,15 @@ def memory_for(plan: Deployment, defaults: Defaults) -> Memory:
             utilization=defaults.utilization,
             of_free=defaults.of_free,
             max_num_batched_tokens=step_tokens,
-            max_num_seqs=defaults.max_num_seqs,
+            max_num_seqs=sequences,
+            sampler_bytes=defaults.sampler_bytes,
             reserve_gib=V0_RANKS_GIB if defaults.era == "vllm-v0" and plan.split.ranks > 1 else 0.0,
         )
 
-    usual = held(defaults.max_num_batched_tokens)
-    # Who finds no room with the default step takes a smaller one.
-    return usual if usual.fits else held(min(LEAST_STEP_TOKENS, defaults.max_num_batched_tokens))
+    usual = held(defaults.max_num_batched_tokens, defaults.max_num_seqs)
+    # Who finds no room with the default step takes a smaller one, of fewer sequences.
+    least = min(LEAST_STEP_TOKENS, defaults.max_num_batched_tokens), min(LEAST_SEQUENCES, defaults.max_num_seqs)
+    return usual if usual.fits else held(*least)
 
 
 @cache
@@ -72,7 +74,8 @@ def groups_of(plan: Deployment, defaults: Defaults, version: str, *, served: boo
     schemes, shape, gpu = precisions(plan.weight_dtype, plan.gpu), plan.shape, plan.gpu
     narrow = kv_bytes(plan.kv_dtype) < 2
     release = version_number(version)
-    weights = schemes.experts.name + " experts" if shape.experts else schemes.linear.name
+    # Of experts' formats each has measured kernels of its own, so that what is left is alike whether they widen or not.
+    experts = schemes.experts.name.removesuffix(" weights")
     grouped = not shape.kv_lora_rank and shape.kv_heads < shape.heads
     groups = [
         f"engine:{defaults.engine}",
@@ -81,7 +84,7 @@ def groups_of(plan: Deployment, defaults: Defaults, version: str, *, served: boo
         f"load:{defaults.era} {'served' if served else 'offline'}",
         f"architecture:{gpu.architecture}",
         f"gpu:{gpu.name}",
-        f"weights:{defaults.engine} {weights}",
+        f"mixture:{defaults.engine} {experts}" if shape.experts else f"weights:{defaults.engine} {schemes.linear.name}",
         f"kv:{defaults.engine} {'fp8' if narrow else '16 bit'}",
     ]
     # Old kernels read a KV head once for each of the query heads that share it.

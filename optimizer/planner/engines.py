@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from optimizer.catalogue.hardware import Gpu
+from optimizer.planner.memory import SAMPLER_BYTES, SORTED_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Defaults:
     mixed: bool  # prompts share steps with decoding
     reserves_output: bool
     of_free: bool = False  # the share is of what weights leave
+    sampler_bytes: float = SAMPLER_BYTES  # of a logit, while memory is profiled
 
 
 def defaults_of(
@@ -30,7 +32,7 @@ def defaults_of(
         # Engine V0 computes prompts first and alone, a whole context of them at once, but for very long contexts.
         chunked = max_model_len > 32768
         tokens = 2048 if chunked else max(2048, max_model_len)
-        return Defaults("vllm", "vllm-v0", 256, tokens, 0.9, chunked, False)
+        return Defaults("vllm", "vllm-v0", 256, tokens, 0.9, chunked, False, sampler_bytes=SORTED_BYTES)
     # vLLM's arg_utils: larger defaults where a GPU has 70 GiB and is no A100, and offline larger than behind a server.
     seqs = 1024 if large and "A100" not in gpu.name else 256
     if gpu.memory_gib >= 160 or (large and "A100" not in gpu.name):
@@ -42,7 +44,8 @@ def defaults_of(
     utilization = 0.92 if number is not None and number >= (0, 20) else 0.9
     # From then on the next step is scheduled while this one runs.
     era = "vllm-v1" if number is not None and number < (0, 14) else "vllm-v1-async"
-    return Defaults("vllm", era, seqs, tokens, utilization, True, False)
+    sampler = SORTED_BYTES if number is not None and number < (0, 17) else SAMPLER_BYTES
+    return Defaults("vllm", era, seqs, tokens, utilization, True, False, sampler_bytes=sampler)
 
 
 def version_number(version: str) -> tuple[int, int] | None:

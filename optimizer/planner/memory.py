@@ -27,7 +27,11 @@ DRIVER_GIB = {"Hopper": 0.5, "Blackwell": 0.6, "Blackwell Ultra": 0.6, "Ada": 0.
 AS_PROGRAMS_SEE = {"RTX 4090", "RTX 5090", "RTX 6000 Ada", "GH200-96GB", "GH200-144GB"}  # told without that part
 LIVE_HIDDEN = 3.0  # copies of the residual's width that live while an MLP is computed: residual, input, output
 LIVE_MLP = 3.0  # of the MLP's width: gate, up, and their product
-SAMPLER_BYTES = 16.0  # for each logit: 16 and 32 bit, sorted, and their places
+# Of a logit while its sampler is profiled, with a top-k and a top-p: as 16 and 32 bit, as a probability, and as what is
+# drawn from. Until some 0.16 vLLM sorted them: as 16 and 32 bit, sorted, with places of 8 bytes twice, and a second
+# copy of both (PyTorch, SortStable.cu; 37 bytes measured in vllm-project/vllm 33538, whose kernels need no order).
+SAMPLER_BYTES = 14.0
+SORTED_BYTES = 38.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +79,17 @@ def memory_of(
     of_free: bool = False,
     max_num_batched_tokens: int = 8192,
     max_num_seqs: int = 256,
+    sampler_bytes: float = SAMPLER_BYTES,
     reserve_gib: float = 0.0,
 ) -> Memory:
     """`utilization` is of the whole memory (vLLM), or `of_free`, of what weights leave (TensorRT-LLM)."""
     weights, schemes = weights_of(shape), precisions(weight_dtype, gpu)
     across = 1 if split.experts_whole else split.tensor
+    whole = split.pipeline == 1  # else a stage has the head or the embedding, not both
     held = (
         weights.linear * schemes.linear.weight_bytes / across / split.pipeline
         + weights.experts * schemes.experts.weight_bytes / split.tensor / split.pipeline
-        + max(weights.head, weights.embedding) * 2.0 / across  # a stage has the one or the other
-        + (weights.head + weights.embedding - max(weights.head, weights.embedding)) * 2.0 / across / split.pipeline
+        + (weights.head + weights.embedding if whole else max(weights.head, weights.embedding)) * 2.0 / across
     )
     full, windowed = kv_bytes_read(shape, across, kv_bytes(kv_dtype))
     driver = 0.0 if gpu.name in AS_PROGRAMS_SEE else DRIVER_GIB.get(gpu.architecture, 0.0)
@@ -92,7 +97,7 @@ def memory_of(
         usable=(gpu.memory_gib - driver) * (1.0 if of_free else utilization),
         free_share=utilization if of_free else 1.0,
         weights=held / GIB,
-        activations=float(activations_gib(shape, split, max_num_batched_tokens, max_num_seqs)),
+        activations=float(activations_gib(shape, split, max_num_batched_tokens, max_num_seqs, sampler_bytes)),
         engine=LIBRARIES_GIB + (RANKS_GIB if split.ranks > 1 else 0.0) + reserve_gib,
         kv_bytes_per_token=(full + windowed) / split.pipeline,
         windowed_share=windowed / (full + windowed),
@@ -100,12 +105,18 @@ def memory_of(
     )
 
 
-def activations_gib(shape: ModelShape, split: Split, max_num_batched_tokens: Amount, max_num_seqs: Amount) -> Amount:
+def activations_gib(
+    shape: ModelShape,
+    split: Split,
+    max_num_batched_tokens: Amount,
+    max_num_seqs: Amount,
+    sampler_bytes: float = SAMPLER_BYTES,
+) -> Amount:
     """Of one rank at their peak: in the largest step, or in the sampler after it. The limits may be arrays."""
     across = 1 if split.experts_whole else split.tensor
     mlp = LIVE_MLP * shape.intermediate / across
     routed = shape.experts_per_token * (LIVE_MLP * shape.expert_intermediate / split.tensor + shape.hidden)
     heads = 2.0 * (shape.heads + 2 * shape.kv_heads) * shape.head_dim / across
     live = LIVE_HIDDEN * shape.hidden + max(mlp if not shape.experts or shape.dense_layers else 0.0, routed, heads)
-    step, sampler = 2.0 * live * max_num_batched_tokens, SAMPLER_BYTES * shape.vocabulary * max_num_seqs
+    step, sampler = 2.0 * live * max_num_batched_tokens, sampler_bytes * shape.vocabulary * max_num_seqs
     return np.maximum(step, sampler)[()] / GIB

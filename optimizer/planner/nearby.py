@@ -32,7 +32,7 @@ FAR = 0.25  # rows that are this far off count half: something else is wrong wit
 OCTAVES = (1.5, 1.5, 1.5, 1.5, 1.0)  # of each number of a point, over which plans stay alike
 ALIKE: Mapping[str, float] = {  # share that stays where plans differ in this
     "engine": 0.3, "version": 0.6, "release": 0.8, "load": 0.8, "architecture": 0.7, "gpu": 0.7, "weights": 0.6,
-    "kv": 0.8, "attention": 0.8, "experts": 0.3, "shape": 0.6,
+    "mixture": 0.6, "kv": 0.8, "attention": 0.8, "experts": 0.5, "shape": 0.6,
 }  # fmt: skip
 AT_ONCE = 1024  # points that are asked together: a few MB for each thousand that are known
 

@@ -11,6 +11,7 @@ from optimizer.catalogue.names import UnknownName
 from optimizer.planner.calibration import Groups
 from optimizer.planner.deployment import Deployment, groups_of
 from optimizer.planner.engines import Defaults, defaults_of
+from optimizer.planner.memory import SAMPLER_BYTES
 from optimizer.planner.precision import UnknownPrecision
 from optimizer.planner.steady_state import Lengths, fixed, spread
 from optimizer.planner.step import Split
@@ -122,7 +123,8 @@ def _as_noted(defaults: Defaults, notes: str, concurrency: float) -> Defaults:
     seqs = defaults.max_num_seqs if not found else int(concurrency) if found[1] == "concurrency" else int(found[1])
     found = re.search(r"(?:gpu_mem_util|gpu_memory_utilization)[= ]+(0\.\d+)", notes)
     share = float(found[1]) if found else defaults.utilization
-    return replace(defaults, max_num_batched_tokens=tokens, max_num_seqs=seqs, utilization=share)
+    sampler = SAMPLER_BYTES if "VLLM_USE_FLASHINFER_SAMPLER=1" in notes else defaults.sampler_bytes
+    return replace(defaults, max_num_batched_tokens=tokens, max_num_seqs=seqs, utilization=share, sampler_bytes=sampler)
 
 
 def _wanted(row: Row) -> tuple[str, float, bool]:

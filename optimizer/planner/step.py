@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from optimizer.catalogue.hardware import Gpu
 from optimizer.planner.communication import FIRST, STEP, all_reduce_us
+from optimizer.planner.experts import ACTIVATION_BYTES, grouped
 from optimizer.planner.kernels import (
     CALL_FIRST,
     CALL_STEP,
@@ -39,20 +40,18 @@ PASSES_HIDDEN, PASSES_MLP = 10, 3  # times that norms, residuals, rotary embeddi
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What is calibrated. The first seven multiply the time that the roofline gives, 1 is the measured kernel's."""
+    """What is calibrated. The first seven, and `routing`, multiply a time: 1 is the roofline's by measured kernels."""
 
     weight_read: Amount = 1.0
     compute: Amount = 1.0
     kv_read: Amount = 1.0
     prefill_attention: Amount = 1.0
     all_reduce: Amount = 1.0
-    # Of experts' grouped products over those of one matrix, where bytes and where arithmetic bound them. No kernel data
-    # was at hand: rounded from what fits to the development rows find, vLLM 0.6 to 1 and 1.4 to 3. Tiles are padded.
-    expert_read: Amount = 1.0
-    expert_compute: Amount = 2.0
+    expert_read: Amount = 1.0  # of experts' grouped products, where bytes and where arithmetic bound them
+    expert_compute: Amount = 1.0
     evenness: Amount = 1.0  # of experts' popularity: shape of a gamma distribution, large where all are chosen alike
     layer_us: Amount = 12.0  # small kernels and gaps, for each layer
-    routing_us: Amount = 12.0  # the same for choosing experts, sorting tokens by them and back, in each layer that does
+    routing: Amount = 1.0  # of sorting tokens by expert and back, over the measured kernel's
     sequence_us: Amount = 8.0  # scheduling, sampling and text, for each running sequence
     step_ms: Amount = 1.0  # whatever the batch
     request_ms: Amount = 15.0  # of a request that a server takes in, before its prompt is computed
@@ -83,7 +82,6 @@ class StepCost:
     """Of one rank, over all layers; a pipeline's stages take turns, so their layers add up."""
 
     layers: Amount
-    expert_layers: Amount
     stages: Amount
     attention_ranks: Amount  # that split sequences instead of heads
     bandwidth: Amount  # bytes/s
@@ -100,6 +98,9 @@ class StepCost:
     expert_compute_share: Amount
     expert_read_share: Amount
     expert_shares: Numbers
+    expert_floor_s: Amount  # all of the rank's layers
+    expert_each_s: Amount  # where every expert of the rank is touched, beside the reading
+    expert_moved_bytes: Amount  # that each token moves on its way to its experts and back
     experts: Amount  # of which tokens choose; 1 where there are none
     experts_per_token: Amount
     head_weights: Amount
@@ -168,8 +169,7 @@ class StepCost:
         lanes = self.stages * self.attention_ranks
         attention = self._attention(prefill, prefill_attended, sequences, decode_context_tokens, lanes)
         total = product + experts + head + moved + attention + self._reduce(micro)
-        layers = self.layers * k.layer_us * 1e-6 + self.expert_layers * k.routing_us * 1e-6
-        total = (total + layers) * (1 + k.bubble * (self.stages - 1))
+        total = (total + self.layers * k.layer_us * 1e-6) * (1 + k.bubble * (self.stages - 1))
         besides = sequences * k.sequence_us * 1e-6 + k.step_ms * 1e-3
         seconds: Amount = np.where(tokens > 0, (total + besides) * self.slower, 0.0)[()]
         return seconds
@@ -215,8 +215,9 @@ class StepCost:
         kernel = lookup(self.expert_shares, rows)
         by_flops = flops / (self.expert_flops * np.minimum(kernel * self.expert_compute_share / k.expert_compute, MOST))
         by_bytes = read / (self.bandwidth * np.minimum(kernel * self.expert_read_share / k.expert_read, MOST))
-        bound: Amount = np.maximum(by_flops, by_bytes)
-        return bound
+        sorting = self.expert_floor_s + self.expert_each_s * touched + self.expert_moved_bytes * tokens / self.bandwidth
+        seconds: Amount = np.maximum(by_flops, by_bytes) + sorting * k.routing
+        return seconds
 
     def _product(
         self,
@@ -303,12 +304,14 @@ def step_cost(
     value = shape.value_head_dim or shape.head_dim
     pair = 2.0 * shape.heads * (width + value) / across  # scores and their use
     full_layers = shape.layers - (shape.windowed_layers if shape.window else 0)
-    widest = shape.intermediate or shape.expert_intermediate * shape.experts_per_token + shape.shared_intermediate
+    widest = shape.shared_intermediate if shape.experts else shape.intermediate
+    kernel = grouped(gpu, experts)
     expert_layers = shape.layers - shape.dense_layers if shape.experts else 0
+    of_experts = 1 / split.tensor if split.experts_whole else 1.0  # that a rank holds
+    moved = shape.experts_per_token * shape.hidden * ACTIVATION_BYTES * kernel.passes
     absorbed = 2.0 * shape.heads * (2 * shape.kv_lora_rank + shape.rope_head_dim) / across
     return StepCost(
         layers=shape.layers,
-        expert_layers=expert_layers,
         stages=split.pipeline,
         attention_ranks=lanes,
         bandwidth=gpu.memory_gb_s * 1e9,
@@ -322,9 +325,12 @@ def step_cost(
         expert_weights=weights.experts / split.tensor,
         expert_bytes=experts.weight_bytes,
         expert_flops=experts.flops * rate,
-        expert_compute_share=experts.compute_share,
-        expert_read_share=experts.read_share,
-        expert_shares=matrix_shares(gpu, experts.kernel),
+        expert_compute_share=kernel.compute_share,
+        expert_read_share=kernel.read_share,
+        expert_shares=kernel.shares,
+        expert_floor_s=expert_layers * kernel.floor_us * 1e-6,
+        expert_each_s=expert_layers * shape.experts * of_experts * kernel.each_us * 1e-6,
+        expert_moved_bytes=expert_layers * moved * of_experts,
         experts=max(shape.experts, 1),
         experts_per_token=shape.experts_per_token if shape.experts else 0,
         head_weights=weights.head / across,

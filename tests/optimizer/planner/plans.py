@@ -8,7 +8,7 @@ from optimizer.planner.step import ALONE, PRIORS, Constants, Split, StepCost, st
 GPUS = ("A100-SXM4-80GB", "H100-SXM-80GB", "H200-SXM-141GB", "B200-SXM-180GB", "L40S", "L4", "T4", "RTX 4090")
 DENSE = ("Llama-3.1-8B", "Llama-3.1-70B", "Qwen3-32B")
 MIXTURES = ("Mixtral-8x7B", "gpt-oss-120b", "DeepSeek-V3")
-NOTHING_BESIDES = Constants(layer_us=0.0, routing_us=0.0, sequence_us=0.0, step_ms=0.0, bubble=0.0)
+NOTHING_BESIDES = Constants(layer_us=0.0, routing=0.0, sequence_us=0.0, step_ms=0.0, bubble=0.0)
 
 gpus = st.sampled_from(GPUS)
 models = st.sampled_from(DENSE + MIXTURES)

@@ -1,14 +1,23 @@
 """What fits: laws of the memory model, and sizes worked out by hand from planner.md."""
 
+import csv
+import statistics
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.catalogue.catalogue import gpu, model
+from optimizer.planner.deployment import Deployment, memory_for
+from optimizer.planner.engines import defaults_of
 from optimizer.planner.memory import Memory, activations_gib, memory_of
+from optimizer.planner.predict import predict
 from optimizer.planner.step import ALONE, Split
 from tests.optimizer.planner.plans import gpus, models
+
+KV_LOGS = Path(__file__).parents[3] / "bench" / "kv_blocks.csv"
 
 
 def held(name: str = "Llama-3.1-8B", gpu_name: str = "H100-SXM-80GB", split: Split = ALONE, **given: object) -> Memory:
@@ -75,3 +84,30 @@ def test_activations_under_many_limits_are_those_under_each() -> None:
             "Llama-3.1-8B", split=Split(2), max_num_batched_tokens=tokens[place], max_num_seqs=sequences[place]
         )
         assert together[place] == alone.activations
+
+
+def test_a_stage_of_a_pipeline_has_the_head_or_the_embedding() -> None:
+    alone, staged = held("Llama-3.1-70B"), held("Llama-3.1-70B", split=Split(1, 2))
+    head_gib = 128256 * 8192 * 2 / 2**30
+    assert staged.weights == pytest.approx((alone.weights - 2 * head_gib) / 2 + head_gib, rel=1e-6)
+
+
+def test_releases_that_sort_logits_hold_more_beside_the_cache() -> None:
+    """Of 1,024 sequences, 38 bytes for each of 128,256 logits."""
+    old, new = (defaults_of("vLLM", release, gpu("H200-SXM-141GB")) for release in ("0.11.2", "0.24"))
+    assert (old.max_num_seqs, new.max_num_seqs) == (1024, 1024)
+    plan = Deployment(model("Llama-3.1-8B").shape, gpu("H200-SXM-141GB"), Split(), "bf16", "auto")
+    assert memory_for(plan, old).activations == pytest.approx(1024 * 128256 * 38 / 2**30)
+    assert memory_for(plan, new).activations < memory_for(plan, old).activations / 2
+
+
+def test_caches_are_as_large_as_vllm_logged_them() -> None:
+    """bench/kv_blocks.csv: two dozen logs of others, which no number was fitted to."""
+    off = []
+    for row in csv.DictReader(KV_LOGS.read_text(encoding="utf-8").splitlines()):
+        told = predict({**row, "isl": "", "osl": "", "concurrency_or_batch": ""})
+        assert told.fits_memory, row
+        assert told.predicted is not None
+        off.append(abs(told.predicted / float(row["value"]) - 1))
+    assert statistics.median(off) < 0.02
+    assert max(off) < 0.1
