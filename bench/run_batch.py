@@ -70,9 +70,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="gristmill beside vLLM's run-batch and a bare engine loop.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="number of the first round, which makes its files")
-    parser.add_argument(
-        "--defaults", action="store_true", help="also run-batch as it starts by itself: nine minutes for 32 rows here"
-    )
+    parser.add_argument("--defaults", action="store_true", help="also run-batch as it starts by itself: it is slow")
     parser.add_argument("--files", nargs="+", choices=list(FILES), default=list(FILES))
     options = parser.parse_args()
     settle(STATE)
