@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.catalogue.catalogue import Catalogue
+from optimizer.catalogue.catalogue import gpu
 from optimizer.planner.experts import ACTIVATION_BYTES
 from optimizer.planner.kernels import GRID
 from optimizer.planner.precision import precisions
@@ -76,25 +76,27 @@ def fitted(
     system: str, dtype: str, tokens: Numbers, hidden: Numbers, width: Numbers, chosen: Numbers, experts: Numbers,
     seconds: Numbers,
 ) -> tuple[dict[str, object], float]:  # fmt: skip
-    gpu = Catalogue.load().gpu(SYSTEMS[system])
-    scheme = precisions(dtype, gpu).experts
+    card = gpu(SYSTEMS[system])
+    scheme = precisions(dtype, card).experts
+    bandwidth = card.memory_gb_s * 1e9
     touched = np.minimum(experts, tokens * chosen)
     weights = 3.0 * hidden * width
-    by_bytes = touched * weights * scheme.weight_bytes / (gpu.memory_gb_s * 1e9)
+    by_bytes = touched * weights * scheme.weight_bytes / bandwidth
     roofline = np.maximum(by_bytes, 2.0 * weights * tokens * chosen / scheme.flops)
-    moved = tokens * chosen * hidden * ACTIVATION_BYTES / (gpu.memory_gb_s * 1e9)
+    moved = tokens * chosen * hidden * ACTIVATION_BYTES / bandwidth
     place = np.clip(np.round(np.log2(tokens * chosen / touched)), 0, GRID - 1).astype(int)
-    places = [one for one in range(GRID) if (place == one).any()]
+    places = np.unique(place)
+    nearest = [int(np.argmin(np.abs(places - one))) for one in range(GRID)]  # of those, to each place of the grid
     best: tuple[float, tuple[float, float, float], Numbers] | None = None
     for floor_us, each_us, passes in itertools.product(FLOORS_US, EACH_US, PASSES):
         besides = floor_us * 1e-6 + each_us * 1e-6 * touched + passes * moved
         left = np.maximum(seconds - besides, 0.02 * seconds)
         shares = np.array([min(MOST, float(np.median((roofline / left)[place == one]))) for one in places])
-        nearest = np.array([shares[np.argmin(np.abs(np.array(places) - one))] for one in range(GRID)])
-        off = np.abs(np.log((besides + roofline / nearest[place]) / seconds))
+        on_grid = shares[nearest]
+        off = np.abs(np.log((besides + roofline / on_grid[place]) / seconds))
         error = float(np.mean([off[place == one].mean() for one in places]))
         if best is None or error < best[0]:
-            best = error, (float(floor_us), float(each_us), float(passes)), nearest
+            best = error, (float(floor_us), float(each_us), float(passes)), on_grid
     if best is None:
         raise SystemExit(f"no rows of {system}, {dtype}")
     error, (floor_us, each_us, passes), shares = best

@@ -9,11 +9,9 @@ number of optimizer/planner/memory.py was fitted to them: it counts what is allo
 
 import csv
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optimizer.planner.predict import predict_all
 
@@ -21,8 +19,10 @@ ROWS = Path("bench/kv_blocks.csv")
 
 
 def main() -> int:
-    rows = read(Path(sys.argv[1]) if len(sys.argv) > 1 else ROWS)
-    errors = errors_of(rows)
+    with (Path(sys.argv[1]) if len(sys.argv) > 1 else ROWS).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    told = [one.predicted or 0.0 for one in predict_all(rows)]  # what is told not to fit is off by all
+    errors = np.array(told) / [float(row["value"]) for row in rows] - 1
     for row, error in zip(rows, errors, strict=True):
         where = f"{row['model'].rpartition('/')[2][:34]:34} {row['gpu'][:20]:20} tp {row['tp']} pp {row['pp']}"
         count = f"{int(row['value']):10,} {row['unit']:6}"
@@ -31,17 +31,6 @@ def main() -> int:
     spread = f"MAPE {off.mean():.1%}  median {np.median(off):.1%}  p90 {np.quantile(off, 0.9):.1%}"
     print(f"KV blocks, {len(rows)} logs: {spread}")
     return 0
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def errors_of(rows: Sequence[Mapping[str, str]]) -> NDArray[np.float64]:
-    """Predicted over measured, less 1. What is told not to fit is off by all."""
-    found = predict_all([{**row, "isl": "", "osl": "", "concurrency_or_batch": ""} for row in rows])
-    return np.array([(told.predicted or 0.0) / float(row["value"]) - 1 for row, told in zip(rows, found, strict=True)])
 
 
 if __name__ == "__main__":

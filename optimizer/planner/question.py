@@ -11,7 +11,7 @@ from optimizer.catalogue.names import UnknownName
 from optimizer.planner.calibration import Groups
 from optimizer.planner.deployment import Deployment, groups_of
 from optimizer.planner.engines import Defaults, defaults_of
-from optimizer.planner.memory import SAMPLER_BYTES
+from optimizer.planner.memory import SAMPLER_BYTES, memory_of
 from optimizer.planner.precision import UnknownPrecision
 from optimizer.planner.steady_state import Lengths, fixed, spread
 from optimizer.planner.step import Split
@@ -227,8 +227,6 @@ def _split(row: Row, shape: ModelShape, num_gpus: float, gpu: Gpu) -> Split:
 
 def _least_tensor(row: Row, shape: ModelShape, gpu: Gpu) -> int:
     """Submitters run as many replicas as fit; a node has 8 GPUs."""
-    from optimizer.planner.memory import memory_of
-
     for tensor in (1, 2, 4, 8):
         dtype = _weight_dtype(row, None, gpu)
         held = memory_of(shape, gpu, Split(tensor), dtype, "fp8", utilization=0.95)

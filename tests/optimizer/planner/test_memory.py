@@ -105,7 +105,7 @@ def test_caches_are_as_large_as_vllm_logged_them() -> None:
     """bench/kv_blocks.csv: two dozen logs of others, which no number was fitted to."""
     off = []
     for row in csv.DictReader(KV_LOGS.read_text(encoding="utf-8").splitlines()):
-        told = predict({**row, "isl": "", "osl": "", "concurrency_or_batch": ""})
+        told = predict(row)
         assert told.fits_memory, row
         assert told.predicted is not None
         off.append(abs(told.predicted / float(row["value"]) - 1))
